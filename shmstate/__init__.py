@@ -1,0 +1,81 @@
+"""Lock-free shared state for Python processes.
+
+A worker publishes its latest state into shared memory; any process on the machine reads whole snapshots of it in
+microseconds, without a lock, without IPC and without the worker's help. Start with StateWriter and StateReader, or
+with WorkerPool, which runs state machines in processes. The argument why it is right: shmstate/protocol.py.
+"""
+
+from __future__ import annotations
+
+from shmstate.codecs import Codec
+from shmstate.errors import (
+    CodecMismatch,
+    CorruptSegment,
+    DecodeError,
+    EncodeError,
+    HandleClosed,
+    InvalidName,
+    InvalidOption,
+    LayoutMismatch,
+    NameInUse,
+    NotPublished,
+    OutOfSharedMemory,
+    ReaderClosed,
+    ReadTimeout,
+    ReentrantPublish,
+    ShmStateError,
+    StateNotFound,
+    StateTooLarge,
+    UnknownWorker,
+    UnsupportedPlatform,
+    UntrustedSegment,
+    WorkerDied,
+    WriterClosed,
+)
+from shmstate.pool import WorkerPool
+from shmstate.query import Answer, QueryService
+from shmstate.reader import Snapshot, StateReader
+from shmstate.registry import StateInfo, list_states, reclaim
+from shmstate.sync import StateSync, SyncStats
+from shmstate.worker import Machine
+from shmstate.writer import StateWriter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Codec",
+    "CodecMismatch",
+    "CorruptSegment",
+    "DecodeError",
+    "EncodeError",
+    "HandleClosed",
+    "InvalidName",
+    "InvalidOption",
+    "LayoutMismatch",
+    "list_states",
+    "Machine",
+    "NameInUse",
+    "NotPublished",
+    "OutOfSharedMemory",
+    "QueryService",
+    "ReaderClosed",
+    "ReadTimeout",
+    "reclaim",
+    "ReentrantPublish",
+    "ShmStateError",
+    "Snapshot",
+    "StateInfo",
+    "StateNotFound",
+    "StateReader",
+    "StateSync",
+    "StateTooLarge",
+    "StateWriter",
+    "SyncStats",
+    "UnknownWorker",
+    "UnsupportedPlatform",
+    "UntrustedSegment",
+    "WorkerDied",
+    "WorkerPool",
+    "WriterClosed",
+]

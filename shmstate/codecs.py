@@ -1,0 +1,141 @@
+"""Values to bytes and back. A codec is a name and two functions; the name is written into the segment.
+
+    msgpack   the default. Where msgspec is installed it does the work, at twice the speed: the bytes are the same
+    msgspec   the same bytes, and msgspec required
+    json      readable by anything
+    raw       bytes as they are
+    pickle    any Python object; runs code when it is read, so both sides must name it
+
+Decoders are only ever given a private, whole copy. None of them could be trusted with anything else: bytes that
+change underfoot crash msgpack, orjson and ormsgpack, and torn ones decode to wrong values without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+
+import msgpack
+
+from shmstate.errors import CodecMismatch, InvalidOption
+from shmstate.layout import CODEC_BYTES, is_codec_name
+
+try:
+    import msgspec
+except ImportError:
+    msgspec = None  # type: ignore[assignment]
+
+
+class Codec(NamedTuple):
+    """How a state becomes bytes: ``encode(value)`` returns bytes-like, ``decode(payload)`` gets ``bytes``.
+
+    ``name`` (1 to 32 ASCII letters, digits, ``_.+-``) is stored in the segment, and a reader checks it.
+    """
+
+    name: str
+    encode: Callable[[Any], Any]
+    decode: Callable[[bytes], Any]
+
+
+CodecLike = Union[str, Codec]
+
+
+def _msgpack() -> Codec:
+    packb, unpackb = msgpack.packb, msgpack.unpackb
+
+    def encode(value: Any) -> Any:
+        return packb(value, datetime=True)
+
+    def decode(payload: bytes) -> Any:
+        return unpackb(payload, strict_map_key=False, timestamp=3)
+
+    return Codec("msgpack", encode, decode)
+
+
+def _msgspec(name: str) -> Codec:
+    if msgspec is None:
+        raise InvalidOption("codec 'msgspec' needs msgspec: pip install 'shmstate[fast]'")
+
+    def to_ext(code: int, data: memoryview) -> Any:
+        return msgpack.ExtType(code, bytes(data))
+
+    def to_plain(value: Any) -> Any:
+        # What msgpack writes and msgspec does not know: its extension type, and subclasses of the basic types.
+        if isinstance(value, msgpack.ExtType):
+            return msgspec.msgpack.Ext(value.code, value.data)
+        if isinstance(value, msgpack.Timestamp):
+            return value.to_datetime()
+        for base in (str, bytes, bytearray, int, float, dict, list, tuple):
+            if isinstance(value, base):
+                return base(value)  # type: ignore[call-arg, unused-ignore]
+        raise TypeError(f"can not serialize {type(value).__name__!r} object")
+
+    encode = msgspec.msgpack.Encoder(enc_hook=to_plain).encode
+    decode = msgspec.msgpack.Decoder(ext_hook=to_ext).decode
+    return Codec(name, encode, decode)
+
+
+def _encode_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _encode_pickle(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=5)
+
+
+def _as_is(value: Any) -> Any:
+    return memoryview(value) if not isinstance(value, bytes) else value
+
+
+_BUILT_IN: Dict[str, Callable[[], Codec]] = {
+    "msgpack": lambda: _msgpack() if msgspec is None else _msgspec("msgpack"),
+    "msgspec": lambda: _msgspec("msgspec"),
+    "json": lambda: Codec("json", _encode_json, json.loads),
+    "raw": lambda: Codec("raw", _as_is, _as_is),
+    "pickle": lambda: Codec("pickle", _encode_pickle, pickle.loads),
+}
+#: Reading these never runs code, so a reader may take the writer's word for them. All but the first two differ.
+_SAFE = ("msgpack", "msgspec", "json", "raw")
+
+
+def codec_named(codec: CodecLike) -> Codec:
+    """The codec itself, or the built-in one of that name. Raises InvalidOption."""
+    if isinstance(codec, Codec):
+        if not is_codec_name(codec.name):
+            raise InvalidOption(
+                f"codec name {codec.name!r}: 1 to {CODEC_BYTES} ASCII letters, digits, '_', '.', '+', '-'"
+            )
+        if codec.name in _BUILT_IN:
+            raise InvalidOption(f"codec name {codec.name!r} is built in; give yours a name of its own")
+        return codec
+    if codec not in _BUILT_IN:
+        raise InvalidOption(
+            f"codec {codec!r} is none of {', '.join(sorted(_BUILT_IN))};"
+            f" for your own, pass shmstate.Codec(name, encode, decode)"
+        )
+    return _BUILT_IN[codec]()
+
+
+def codec_for_reading(asked: Optional[CodecLike], written: str, state: str) -> Codec:
+    """The codec to read state ``state`` with, which its writer wrote with codec ``written``.
+
+    With ``asked=None`` the writer's, if reading it cannot run code. Raises CodecMismatch, InvalidOption.
+    """
+    if asked is not None:
+        codec = codec_named(asked)
+        if _same_bytes(codec.name) != _same_bytes(written):
+            raise CodecMismatch(
+                f"state {state!r} is written with codec {written!r}, this reader asked for {codec.name!r}; name the same"
+            )
+        return codec
+    if written not in _SAFE:
+        raise CodecMismatch(
+            f"state {state!r} is written with codec {written!r}, which a reader must name itself:"
+            f" StateReader({state!r}, codec={'...' if written != 'pickle' else repr(written)})"
+        )
+    return codec_named("msgpack" if written == "msgspec" else written)
+
+
+def _same_bytes(name: str) -> str:
+    return "msgpack" if name == "msgspec" else name

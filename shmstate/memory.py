@@ -1,0 +1,254 @@
+"""Segments as memory: the one place that opens and maps them and touches their bytes.
+
+A mapped segment offers three ways to its bytes, and the protocol uses no other:
+
+    words[i]              one 8-byte load;  words[i] = v  one 8-byte store. A ``memoryview.cast("Q")`` does exactly
+                          that. ``struct.pack_into`` clears the word first, a slice copies it in pieces of its own.
+    data[a:b]             a copy of the bytes;  data[a:b] = payload  stores them. No order within, none promised.
+    view[a:b]             the live bytes themselves, for those who copy them elsewhere.
+
+Whatever else has these three, ``fence``, ``weak`` and ``commit`` can stand in for a segment.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+import time
+import weakref
+from multiprocessing import shared_memory
+from typing import Callable, List, Optional, Tuple
+
+from shmstate.compat import STRONGLY_ORDERED, create_shared_memory, map_shared
+from shmstate.errors import OutOfSharedMemory, StateNotFound, UntrustedSegment
+from shmstate.layout import (
+    AT_CREATED,
+    HEARTBEAT,
+    OWNER_PID,
+    OWNER_STARTED,
+    PAGE,
+    SHM_DIR,
+    Identity,
+    Layout,
+    file_name,
+    pack_header,
+    parse_header,
+)
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG)
+
+
+def path_of(name: str) -> str:
+    """The path of state ``name``. Raises InvalidName."""
+    return os.path.join(SHM_DIR, file_name(name))
+
+
+class Segment:
+    """A mapped segment: the three ways to its bytes, and what it takes to commit and to let go.
+
+    Holds one descriptor before Python 3.13 (the map's own) and none after. A lock taken on the descriptor that was
+    mapped lives as long as the map does.
+    """
+
+    __slots__ = ("__weakref__", "_at_close", "_map", "data", "inode", "layout", "name", "path", "view", "weak", "words")
+
+    def __init__(self, fd: int, name: str, layout: Layout, writable: bool) -> None:
+        self.name = name
+        self.path = path_of(name)
+        self.layout = layout
+        self.inode = os.fstat(fd).st_ino
+        self.weak = not STRONGLY_ORDERED
+        try:
+            self._map: Optional[mmap.mmap] = map_shared(fd, layout.size, writable)
+        except OSError as error:
+            raise OutOfSharedMemory(
+                f"state {name!r}: no room to map its {layout.size >> 20} MiB of address space ({error.strerror});"
+                f" raise the limit on address space (ulimit -v), or make it with a smaller max_size"
+            ) from error
+        self.data = self._map
+        self.view = memoryview(self._map)
+        self.words = self.view[:PAGE].cast("Q")
+        self._at_close: List[Callable[[], None]] = []
+        if writable:
+            _writable.add(self)
+
+    def fence(self) -> None:
+        """Order all earlier loads and stores before all later ones, where the machine would not."""
+        # An acquire may let what came before it sink in, a release what comes after it rise in; a release followed
+        # by an acquire lets nothing pass (both are sequentially consistent on ARMv8). Hence two turns.
+        for _ in range(2):
+            _fence.acquire()
+            _fence.release()
+
+    def commit(self, start: int, nbytes: int) -> None:
+        """Put memory behind ``nbytes`` from ``start``, so that no store or load there can fault.
+
+        Raises OutOfSharedMemory (nothing is left behind), or StateNotFound if the file is no longer there.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            fd = -1
+        try:
+            if fd < 0 or os.fstat(fd).st_ino != self.inode:
+                raise StateNotFound(
+                    f"state {self.name!r}: {self.path} was removed or replaced by somebody else, so it cannot grow;"
+                    f" close this writer and open a new one"
+                )
+            allocate(fd, start, nbytes, f"state {self.name!r}")
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def sign(self, identity: Identity) -> None:
+        """Store who owns the segment from now on."""
+        self.words[OWNER_PID] = identity.owner_pid
+        self.words[OWNER_STARTED] = identity.owner_started
+        self.words[HEARTBEAT] = time.monotonic_ns()
+
+    def identity(self) -> Identity:
+        """Who made the segment and who owned it last, as its words say now."""
+        words = self.words
+        return Identity(words[AT_CREATED], words[OWNER_PID], words[OWNER_STARTED])
+
+    def committed(self) -> int:
+        """Bytes of memory behind the segment, of all its address space; 0 if its file is gone."""
+        try:
+            stat = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return 0
+        return stat.st_blocks * 512 if stat.st_ino == self.inode else 0
+
+    def at_close(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` run before the bytes go away: the place to stop using them."""
+        self._at_close.append(callback)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the bytes are still mapped."""
+        return self._map is not None
+
+    def close(self) -> None:
+        """Unmap, releasing a lock held through the map. Idempotent. The file stays."""
+        if self._map is None:
+            return
+        while self._at_close:
+            self._at_close.pop()()
+        self.words.release()
+        self.view.release()
+        self._map.close()
+        self._map = None
+
+
+_fence = threading.Lock()
+_writable: weakref.WeakSet[Segment] = weakref.WeakSet()
+
+
+def _close_what_was_forked() -> None:
+    # A forked child inherits the map, and with it the lock: as long as it keeps either, a dead owner looks alive.
+    for segment in list(_writable):
+        segment.close()
+
+
+os.register_at_fork(after_in_child=_close_what_was_forked)
+
+
+def build(path: str, layout: Layout, identity: Identity, label: str) -> int:
+    """Make a complete segment at ``path``: header written, nothing published. Returns a descriptor of it.
+
+    Raises OutOfSharedMemory, leaving nothing behind.
+    """
+    made = _create(os.path.basename(path), layout.size, label)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            allocate(fd, 0, PAGE, label)
+            os.pwrite(fd, pack_header(layout, identity), 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    except BaseException:
+        made.unlink()
+        raise
+    finally:
+        made.close()
+
+
+def _create(file: str, size: int, label: str) -> shared_memory.SharedMemory:
+    try:
+        return create_shared_memory(file, size)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise OutOfSharedMemory(
+            f"{label}: cannot reserve {size >> 20} MiB of address space in {SHM_DIR} ({error.strerror});"
+            f" ask for a smaller max_size"
+        ) from error
+
+
+def allocate(fd: int, start: int, nbytes: int, label: str) -> None:
+    """``posix_fallocate``, its failure told as OutOfSharedMemory."""
+    try:
+        os.posix_fallocate(fd, start, nbytes)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        room = os.statvfs(SHM_DIR)
+        raise OutOfSharedMemory(
+            f"{label}: needs {nbytes} more bytes in {SHM_DIR}, which has {room.f_bavail * room.f_frsize} free"
+            f" of {room.f_blocks * room.f_frsize} ({error.strerror}); nothing was published."
+            f" Free some (`shmstate reclaim` removes what dead writers left), enlarge it"
+            f" (docker: --shm-size), or publish less"
+        ) from error
+
+
+def open_existing(name: str, writable: bool) -> int:
+    """A descriptor of the segment of state ``name``. Raises StateNotFound, UntrustedSegment."""
+    path = path_of(name)
+    mode = os.O_RDWR if writable else os.O_RDONLY
+    try:
+        return os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise StateNotFound(
+            f"no state {name!r}: {path} does not exist. Its writer has not started or has closed it;"
+            f" `shmstate ls` lists what is there, timeout= waits for it"
+        ) from None
+    except PermissionError as error:
+        owner = os.stat(path, follow_symlinks=False).st_uid
+        raise UntrustedSegment(
+            f"state {name!r}: {path} belongs to uid {owner} and may not be opened by uid {os.geteuid()}"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UntrustedSegment(f"state {name!r}: {path} is a symbolic link; remove it") from error
+
+
+def read_header(fd: int, name: str, trust_uid: Optional[int] = None) -> Tuple[Layout, Identity]:
+    """Check whose the open file is and what it says it is.
+
+    Raises UntrustedSegment unless it belongs to this user or to ``trust_uid``; CorruptSegment unless its header holds.
+    """
+    stat = os.fstat(fd)
+    if stat.st_uid != os.geteuid() and stat.st_uid != trust_uid:
+        raise UntrustedSegment(
+            f"state {name!r}: {path_of(name)} belongs to uid {stat.st_uid}, this process is uid {os.geteuid()};"
+            f" pass trust_uid={stat.st_uid} if you trust that user"
+        )
+    return parse_header(os.pread(fd, PAGE, 0), stat.st_size, f"state {name!r} ({path_of(name)})")
+
+
+def attach(name: str, trust_uid: Optional[int] = None) -> Segment:
+    """Map the segment of state ``name`` read-only.
+
+    Raises StateNotFound, UntrustedSegment, OutOfSharedMemory.
+    """
+    fd = open_existing(name, writable=False)
+    try:
+        layout, _ = read_header(fd, name, trust_uid)
+        return Segment(fd, name, layout, writable=False)
+    finally:
+        os.close(fd)

@@ -1,0 +1,262 @@
+"""WorkerPool: a process for each state machine, messages in through pipes, states out through shared memory."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import threading
+import time
+from contextlib import suppress
+from multiprocessing import connection, resource_tracker, util
+from types import TracebackType
+from typing import Any, Callable, Dict, List, Mapping, Optional, Type
+
+from shmstate import worker
+from shmstate.codecs import CodecLike, codec_named
+from shmstate.errors import InvalidOption, ShmStateError, UnknownWorker, WorkerDied
+from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
+from shmstate.member import Member
+from shmstate.query import Answer, QueryService, state_name
+from shmstate.sync import DEFAULT_INTERVAL
+
+_log = logging.getLogger("shmstate")
+
+START_METHODS = ("spawn", "fork", "forkserver")
+_TERMINATE_GRACE = 2.0
+
+
+class WorkerPool:
+    """Runs ``machines``, a mapping of worker to a callable that makes its state machine, each in a process of its own.
+
+    A state machine has ``handle(message)`` and ``state()``. Its state is published as ``FLEET.WORKER`` after
+    messages and every ``interval`` seconds, never more often than that; queries read it from shared memory.
+
+    ``start_method``   spawn (default), fork, forkserver. With spawn and forkserver the callables must pickle
+    ``restarts``       how often each worker that dies is started again, in the same segment. A machine with
+                       ``restore(state)`` is given the last published state. Messages it had not handled are lost.
+                       With spawn and forkserver a thread sees to it; with fork, which does not go with threads, it
+                       happens when the pool is next called
+    ``start_timeout``  seconds within which a worker must have published its first state
+    ``codec``, ``slots``, ``max_size``  as for StateWriter
+
+    Starts the workers and waits until all have published. What dead writers left under their names is removed first.
+    Leaving the block, ``shutdown()``, or exit of the process stops them and leaves nothing in ``/dev/shm``;
+    workers whose pool is killed notice and do the same. They ignore SIGINT: Ctrl-C is the pool's affair. They are
+    daemonic: they cannot have ``multiprocessing`` children of their own.
+
+    Raises WorkerDied (with the worker's traceback), InvalidOption, InvalidName; then nothing is left running.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        machines: Mapping[str, Callable[[], worker.Machine]],
+        *,
+        start_method: str = "spawn",
+        interval: float = DEFAULT_INTERVAL,
+        restarts: int = 0,
+        start_timeout: float = 60.0,
+        codec: CodecLike = "msgpack",
+        slots: int = DEFAULT_SLOTS,
+        max_size: int = DEFAULT_MAX_SIZE,
+    ) -> None:
+        if start_method not in START_METHODS:
+            raise InvalidOption(f"start_method={start_method!r} is none of {', '.join(START_METHODS)}")
+        if not machines:
+            raise InvalidOption(f"fleet {fleet!r}: a pool needs one worker at least")
+        if not interval > 0:
+            raise InvalidOption(f"interval={interval}: seconds, above 0")
+        plan(slots=slots, max_size=max_size, codec=codec_named(codec).name, checksum=False)
+        self.fleet = fleet
+        self._context = multiprocessing.get_context(start_method)
+        self._forks = start_method == "fork"
+        self._restarts = restarts
+        self._start_timeout = start_timeout
+        self._members = {
+            name: Member(name, worker.Order(state_name(fleet, name), factory, interval, codec, slots, max_size))
+            for name, factory in machines.items()
+        }
+        self._stopping = threading.Event()
+        self._supervisor: Optional[threading.Thread] = None
+        needs_naming = not isinstance(codec, str) or codec == "pickle"
+        self._service = QueryService(fleet, codec=codec if needs_naming else None)
+        # Runs before multiprocessing waits for its children at exit.
+        self._finalizer = util.Finalize(self, _stop_all, args=(list(self._members.values()), 0.0), exitpriority=100)
+        self._start_all()
+
+    def _start_all(self) -> None:
+        try:
+            if not self._forks:
+                resource_tracker.ensure_running()  # its first start unblocks SIGINT, which launch() wants blocked
+            for member in self._members.values():
+                member.remove_leftovers()  # a new fleet does not begin with the states of an old one
+                self._launch(member)
+            for member in self._members.values():
+                member.await_ready(self._start_timeout)
+            for name in self._members:
+                self._service.attach(name)
+        except BaseException:
+            self._stopping.set()
+            self._finalizer()
+            self._service.close()
+            raise
+        if self._restarts and not self._forks:
+            self._wake_reader, self._wake_writer = self._context.Pipe(duplex=False)
+            self._supervisor = threading.Thread(target=self._supervise_always, name=f"pool {self.fleet}", daemon=True)
+            self._supervisor.start()
+
+    def _launch(self, member: Member) -> None:
+        others = [end for other in self._members.values() if other is not member for end in other.ends]
+        member.launch(self._context, others)
+
+    def supervise(self) -> None:
+        """Start again what has died and may be restarted. The pool calls this itself; see ``restarts``."""
+        for member in self._members.values():
+            if member.needs_replacing:
+                with member.turn, suppress(WorkerDied):  # kept, and raised to whoever asks for that worker
+                    self._replace_if_needed(member)
+
+    def _supervise_always(self) -> None:
+        while not self._stopping.is_set():
+            connection.wait([*(m.process.sentinel for m in self._members.values() if not m.died), self._wake_reader])
+            self.supervise()
+
+    def _replace_if_needed(self, member: Member) -> None:
+        """With ``member.turn`` held: bury the dead, start a successor if there may be one. Raises WorkerDied."""
+        if self._stopping.is_set():
+            raise WorkerDied(f"worker {member.name!r}: the pool was shut down")
+        if member.needs_replacing:
+            member.bury()
+            if member.restarts < self._restarts:
+                member.restarts += 1
+                self._launch(member)
+                member.await_ready(self._start_timeout)
+        if member.died is not None:
+            raise member.failure()
+
+    def send(self, worker_name: str, message: Any, timeout: Optional[float] = None) -> None:
+        """Put a message into the worker's inbox.
+
+        Waits while the inbox (a pipe, some 64 KB) is full, ``timeout`` seconds at most: TimeoutError. A message larger
+        than the room is then still written whole, as the worker takes it. Raises UnknownWorker, WorkerDied.
+        """
+        member = self._member(worker_name)
+        with member.turn:
+            while True:
+                self._replace_if_needed(member)
+                try:
+                    return member.write(message, timeout)
+                except TimeoutError:
+                    raise
+                except OSError:  # it died meanwhile; a part of a message is no message, so a successor gets it whole
+                    member.process.join()
+
+    def query(self, worker_name: str) -> Answer:
+        """The worker's latest state, read from shared memory. Raises UnknownWorker; see QueryService.query."""
+        self._member(worker_name)
+        if self._forks and self._restarts and not self._stopping.is_set():
+            self.supervise()
+        return self._service.query(worker_name)
+
+    def query_all(self) -> Dict[str, Answer]:
+        """The latest state of every worker."""
+        return {name: self.query(name) for name in self._members}
+
+    def ask(self, worker_name: str, timeout: Optional[float] = None) -> Any:
+        """The worker's present state over IPC: waits until it has handled its current message, and has replied.
+
+        This is the road that ``query`` replaces, for comparison, and for a state newer than the last published.
+        Raises TimeoutError, UnknownWorker, WorkerDied.
+        """
+        return self._member(worker_name).ask(timeout)
+
+    def workers(self) -> List[str]:
+        """The workers, in the order given."""
+        return list(self._members)
+
+    @property
+    def pids(self) -> Dict[str, int]:
+        """The process of each worker, dead or alive."""
+        return {name: member.process.pid for name, member in self._members.items()}
+
+    @property
+    def restarted(self) -> Dict[str, int]:
+        """How often each worker was started again."""
+        return {name: member.restarts for name, member in self._members.items()}
+
+    def _member(self, name: str) -> Member:
+        try:
+            return self._members[name]
+        except KeyError:
+            raise UnknownWorker(
+                f"this pool has no worker {name!r}; it has {', '.join(map(repr, self._members))}"
+            ) from None
+
+    def shutdown(self, timeout: float = 10.0) -> None:
+        """Let the workers handle what is in their inboxes, publish their last state, and end. Idempotent.
+
+        What has not ended within ``timeout`` seconds is terminated, then killed, and logged as a warning. Their last
+        states can be queried until the pool is closed. Raises WorkerDied for a worker that had died and was not
+        replaced, unless that was told before.
+        """
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        if self._supervisor is not None:
+            self._wake_writer.close()
+            self._supervisor.join()
+            self._wake_reader.close()
+        self._finalizer.cancel()
+        _stop_all(list(self._members.values()), timeout)
+        self._service.look_again()
+        for member in self._members.values():
+            if member.died is not None and not member.told:
+                raise member.failure()
+
+    def close(self) -> None:
+        """``shutdown()``, and forget the last states."""
+        try:
+            self.shutdown()
+        finally:
+            self._service.close()
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        try:
+            self.close()
+        except ShmStateError:
+            if error is None:  # never hide what ended the block
+                raise
+
+
+def _stop_all(members: List[Member], timeout: float) -> None:
+    """End all processes and remove what they leave."""
+    deadline = time.monotonic() + timeout
+    started = [member for member in members if member.process is not None]
+    for member in started:
+        member.stop_soon(max(0.0, deadline - time.monotonic()))
+    _join(started, deadline)
+    for member in started:
+        if member.is_running:
+            _log.warning("worker %r did not end within %s seconds; terminated", member.name, timeout)
+            member.process.terminate()
+    _join(started, time.monotonic() + _TERMINATE_GRACE)
+    for member in started:
+        if member.is_running:
+            member.process.kill()
+        member.process.join()
+        if member.process.exitcode not in (0, 128 + signal.SIGTERM):
+            member.record_death()
+        for end in member.ends:
+            end.close()
+        member.remove_leftovers()
+
+
+def _join(members: List[Member], deadline: float) -> None:
+    for member in members:
+        member.process.join(max(0.0, deadline - time.monotonic()))

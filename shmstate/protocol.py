@@ -1,0 +1,253 @@
+"""Publish and snapshot: how one writer and any number of readers share a segment without a lock.
+
+    writer of version s = LATEST + 1                     reader
+    W1  INTENT = s                                       R1  s = LATEST
+        fence                                                fence
+    W2  payload, LENGTH, PUBLISHED, CHECKSUM             R2  LENGTH, ... of slot s % K; LENGTH checked
+        of slot s % K                                    R3  copy LENGTH bytes
+        fence                                                fence
+    W3  LATEST = s                                       R4  INTENT - s < K: the copy is whole. Otherwise again
+                                                             then, and only then, decode the copy
+
+INTENT and LATEST are 64-bit words, stored and loaded whole. Versions start at 1 and are never reused or wrapped.
+The fences are needed where the machine reorders stores with stores or loads with loads; x86-64 does not.
+
+I1  LATEST never decreases: only the one owner stores it (ownership.py), each time one more than it was.
+I2  A snapshot is one whole published payload. When R1 loads s, all of version s was stored before (W2 before W3, and
+    the first fence of each side keeps it so). What could spoil the copy is a later tenant of the slot: version s + K
+    or later. Its W1 comes before its first byte, so if R3 met one such byte, R4 comes after that W1 and loads
+    INTENT >= s + K. Hence INTENT - s < K says that R3 met none.
+I3  A reader never goes back: R1 loads one word that never decreases.
+I4  Nobody waits for readers: a writer does not look at them, and they store nothing. Their maps are read-only.
+I5  A writer that dies between any two steps leaves LATEST and its slot whole: version s lies in another slot than
+    version s + 1, as K >= 2. The next owner publishes s + 1 anew, into the same slot, under the same INTENT.
+I6  Every read ends: a bounded number of tries, then ReadTimeout. Every publish ends: it has no loop.
+I7  No store and no load can fault: memory is committed (before W1) for all that W2 stores, and LENGTH, bounds-checked,
+    never says more than was committed.
+
+K = 2 is a double buffer. It is right, and it starves readers of large states: the writer must only begin one
+publish during the copy to spoil it. With K slots it must get through K - 2 more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import zlib
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, Protocol, Tuple
+
+from shmstate.errors import CorruptSegment, NotPublished, ReadTimeout, ReentrantPublish, StateTooLarge
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, Layout, whole_pages
+
+DEFAULT_TRIES = 1000
+
+
+class Memory(Protocol):
+    """What the protocol asks of a segment; ``memory.Segment`` has it, and a test may hand over its own."""
+
+    words: Any
+    data: Any
+    weak: bool
+
+    def fence(self) -> None: ...
+
+    def commit(self, start: int, nbytes: int) -> None: ...
+
+
+class Publishing(NamedTuple):
+    """A writer's side of one segment. ``publish(payload)`` returns the version; ``beat()`` says "still current"."""
+
+    publish: Callable[[bytes], int]
+    beat: Callable[[], None]
+    latest: Callable[[], int]
+    retire: Callable[[Callable[[], Exception]], None]
+
+
+class Reading(NamedTuple):
+    """A reader's side of one segment.
+
+    ``snapshot(take)`` returns ``(taken, version, published_ns)``; ``take(start, stop)`` is R3 and must copy.
+    """
+
+    read_bytes: Callable[[], bytes]
+    snapshot: Callable[..., Tuple[Any, int, int]]
+    latest: Callable[[], int]
+    heartbeat: Callable[[], int]
+    retries: Callable[[], int]
+    retire: Callable[[Callable[[], Exception]], None]
+
+
+class _Retired:
+    """Takes the place of a closed segment's words: whoever still holds a closure gets the error that says so."""
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        self._error = error
+
+    def __getitem__(self, index: int) -> NoReturn:
+        raise self._error()
+
+    def __setitem__(self, index: int, value: int) -> NoReturn:
+        raise self._error()
+
+
+def length_only(start: int, stop: int) -> int:
+    """A ``take`` for ``snapshot`` that copies nothing: the length, version and time of the latest state."""
+    return stop - start
+
+
+# Both sides are closures over prepared names: an attribute looked up costs as much as a load of a shared word, and
+# a read has four of those. benchmarks/quick.py holds the ratios that this buys.
+
+
+def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
+    """The writer's steps, bound to ``memory``.
+
+    Threads take turns. A signal handler (or finalizer) that publishes in the middle of its own thread's publish gets
+    ReentrantPublish: letting it go on would store two payloads in one slot.
+    """
+    words, data, weak, fence = memory.words, memory.data, memory.weak, memory.fence
+    slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
+    now, crc32 = time.monotonic_ns, zlib.crc32
+    turn = threading.RLock()
+    committed = [0] * slots  # a new owner knows of nothing; to commit twice is harmless
+    publishing = False
+
+    def publish(payload: bytes) -> int:
+        nonlocal publishing
+        with turn:
+            if publishing:
+                raise ReentrantPublish(f"state {name!r}: published from a signal handler in the middle of a publish")
+            publishing = True
+            try:
+                version: int = words[LATEST] + 1
+                slot = version % slots
+                start, length_at, published_at, checksum_at = where[slot]
+                length = len(payload)
+                if length > committed[slot]:
+                    commit(slot, start, length)
+                words[INTENT] = version  # W1
+                if weak:
+                    fence()
+                data[start : start + length] = payload  # W2
+                words[length_at] = length
+                words[published_at] = now()
+                if checked:
+                    words[checksum_at] = crc32(payload)
+                if weak:
+                    fence()
+                words[LATEST] = version  # W3
+                return version
+            finally:
+                publishing = False
+
+    def commit(slot: int, start: int, length: int) -> None:
+        if length > stride:
+            raise StateTooLarge(
+                f"state {name!r}: {length} bytes are more than its max_size of {stride}; nothing was published."
+                f" Make the writer with a larger max_size (unused bytes cost nothing)"
+            )
+        memory.commit(start, length)  # I7
+        committed[slot] = whole_pages(length)
+
+    def beat() -> None:
+        words[HEARTBEAT] = now()
+
+    def latest() -> int:
+        version: int = words[LATEST]
+        return version
+
+    def retire(error: Callable[[], Exception]) -> None:
+        nonlocal words
+        words = _Retired(error)
+
+    return Publishing(publish, beat, latest, retire)
+
+
+def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT_TRIES) -> Reading:
+    """The reader's steps, bound to ``memory``. Safe to call from many threads."""
+    words, data, weak, fence = memory.words, memory.data, memory.weak, memory.fence
+    slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
+    crc32, give_way = zlib.crc32, os.sched_yield
+    spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
+
+    def read_bytes() -> bytes:
+        # snapshot() unrolled for what nearly always happens. Anything else is left to it, LATEST = 0 too: slot 0
+        # then has a LENGTH that fails the check.
+        version: int = words[LATEST]  # R1
+        if weak:
+            fence()
+        start, length_at, _, _ = where[version % slots]
+        length: int = words[length_at]  # R2
+        if length <= stride:
+            payload: bytes = data[start : start + length]  # R3
+            if weak:
+                fence()
+            if words[INTENT] - version < slots:  # R4
+                return payload
+        return again()
+
+    def again() -> bytes:
+        nonlocal spoilt
+        spoilt += 1
+        return snapshot()[0]
+
+    def snapshot(take: Optional[Callable[[int, int], Any]] = None) -> Tuple[Any, int, int]:
+        nonlocal spoilt
+        first = None
+        for _ in range(tries):
+            version: int = words[LATEST]  # R1
+            if not version:
+                raise NotPublished(f"state {name!r}: nothing has been published yet; try again later")
+            first = first or version
+            if weak:
+                fence()
+            start, length_at, published_at, checksum_at = where[version % slots]
+            length: int = words[length_at]  # R2
+            published: int = words[published_at]
+            checksum: int = words[checksum_at]
+            if length <= stride:
+                taken = data[start : start + length] if take is None else take(start, start + length)  # R3
+                if weak:
+                    fence()
+                if words[INTENT] - version < slots and (not checked or crc32(taken) == checksum):  # R4
+                    return taken, version, published
+            spoilt += 1
+            give_way()
+        raise gave_up(first)
+
+    def gave_up(first: Optional[int]) -> Exception:
+        version = words[LATEST]
+        if version == first:  # the writer rests, so nothing of its making spoils a copy
+            length, intent = words[where[version % slots].length], words[INTENT]
+            return CorruptSegment(
+                f"state {name!r}: version {version} is not whole though nobody writes: LENGTH {length} of"
+                f" {stride} at most, INTENT {intent}{', checksum differs' if checked else ''}; somebody else"
+                f" has overwritten it. Restart its writer"
+            )
+        return ReadTimeout(
+            f"state {name!r}: no whole copy in {tries} tries, from version {first} to {version}: the writer"
+            f" overwrites {slots} slots faster than one is copied. Make it with more slots, or publish less often"
+        )
+
+    def checked_read_bytes() -> bytes:
+        payload: bytes = snapshot()[0]
+        return payload
+
+    def latest() -> int:
+        version: int = words[LATEST]
+        return version
+
+    def heartbeat() -> int:
+        beaten: int = words[HEARTBEAT]
+        return beaten
+
+    def retries() -> int:
+        return spoilt
+
+    def retire(error: Callable[[], Exception]) -> None:
+        nonlocal words
+        words = _Retired(error)
+
+    quick = checked_read_bytes if checked else read_bytes
+    return Reading(quick, snapshot, latest, heartbeat, retries, retire)

@@ -1,0 +1,109 @@
+"""Which states are on this machine, and which of them nobody owns any more."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import List, NamedTuple, Optional
+
+from shmstate import memory, ownership, protocol
+from shmstate.compat import require_platform
+from shmstate.errors import NotPublished, ShmStateError, StateNotFound
+from shmstate.layout import NEW_PREFIX, PREFIX, SHM_DIR
+
+
+class StateInfo(NamedTuple):
+    """One state as it was when it was looked at. ``problem`` says why the rest is missing, if it is."""
+
+    name: str
+    alive: bool = False
+    version: int = 0
+    #: Bytes of the latest state; 0 before the first publish.
+    nbytes: int = 0
+    #: Seconds since the latest version was published; None before.
+    age: Optional[float] = None
+    #: Seconds since the writer last vouched for it; None before the first publish.
+    staleness: Optional[float] = None
+    owner_pid: int = 0
+    #: Seconds since the epoch.
+    created: float = 0.0
+    codec: str = ""
+    slots: int = 0
+    max_size: int = 0
+    #: Bytes of memory behind the segment, of all the address space it reserves.
+    memory: int = 0
+    problem: str = ""
+
+
+def list_states(prefix: str = "", *, trust_uid: Optional[int] = None) -> List[StateInfo]:
+    """All states whose names begin with ``prefix``, by name. What cannot be read is listed with its ``problem``."""
+    infos = []
+    for name in state_names(prefix):
+        with suppress(StateNotFound):  # gone since it was listed
+            infos.append(_look_at(name, trust_uid))
+    return infos
+
+
+def state_names(prefix: str = "") -> List[str]:
+    """The names of all states that begin with ``prefix``, sorted."""
+    require_platform()
+    return sorted(file[len(PREFIX) :] for file in os.listdir(SHM_DIR) if file.startswith(PREFIX + prefix))
+
+
+def _look_at(name: str, trust_uid: Optional[int]) -> StateInfo:
+    try:
+        segment = memory.attach(name, trust_uid)
+    except StateNotFound:
+        raise
+    except ShmStateError as error:
+        return StateInfo(name, problem=str(error))
+    try:
+        return _describe(segment)
+    except ShmStateError as error:
+        return StateInfo(name, problem=str(error))
+    finally:
+        segment.close()
+
+
+def _describe(segment: memory.Segment) -> StateInfo:
+    layout, identity = segment.layout, segment.identity()
+    info = StateInfo(
+        segment.name,
+        alive=ownership.is_owned(segment.path, segment.inode),
+        owner_pid=identity.owner_pid,
+        created=identity.created_ns / 1e9,
+        codec=layout.codec,
+        slots=layout.slots,
+        max_size=layout.stride,
+        memory=segment.committed(),
+    )
+    steps = protocol.open_reading(segment, layout, segment.name)
+    try:
+        nbytes, version, published = steps.snapshot(protocol.length_only)
+    except NotPublished:
+        return info
+    now = time.monotonic_ns()
+    vouched = max(published, steps.heartbeat())
+    return info._replace(version=version, nbytes=nbytes, age=(now - published) / 1e9, staleness=(now - vouched) / 1e9)
+
+
+def reclaim(prefix: str = "") -> List[str]:
+    """Remove what dead writers left under names that begin with ``prefix``; returns the names.
+
+    What a living writer owns is left alone; so is what belongs to another user, and what is no segment. Attached
+    readers keep the last state. With ``prefix=""``, segments whose making was cut short go too, listed by file name.
+    """
+    require_platform()
+    removed = []
+    for file in sorted(os.listdir(SHM_DIR)):
+        path = os.path.join(SHM_DIR, file)
+        with suppress(OSError, ShmStateError):  # gone, not ours, or not a segment
+            if file.startswith(PREFIX + prefix):
+                name = file[len(PREFIX) :]
+                if ownership.remove_if_dead(path, name):
+                    removed.append(name)
+            elif not prefix and file.startswith(NEW_PREFIX) and not ownership.maker_is_alive(file):
+                if ownership.remove_if_dead(path, None):
+                    removed.append(file)
+    return removed
