@@ -75,4 +75,5 @@ else:
 
     def create_shared_memory(name: str, size: int) -> shared_memory.SharedMemory:
         """``SharedMemory(create=True)`` of which the resource tracker never hears."""
-        return _Untracked(name, create=True, size=size)
+        made: shared_memory.SharedMemory = _Untracked(name, create=True, size=size)
+        return made

@@ -1,8 +1,8 @@
-"""The byte map of a segment: where every word lives, and nothing that touches one.
+r"""The byte map of a segment: where every word lives, and nothing that touches one.
 
     page 0  0    MAGIC  LAYOUT  SLOTS  STRIDE  FLAGS  CREATED  OWNER_PID  OWNER_STARTED   8 words
             64   codec name, ASCII, NUL-padded                                            32 bytes
-            256  INTENT      version being written, or written last     \\
+            256  INTENT      version being written, or written last     \
             384  LATEST      version readers may take; 0: none yet       } a hot word each, two cache
             512  HEARTBEAT   CLOCK_MONOTONIC ns of the last sign of life /  lines apart (prefetch pairs)
             640  slot 0: LENGTH  PUBLISHED (CLOCK_MONOTONIC ns)  CHECKSUM                 64 bytes a slot

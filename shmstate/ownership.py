@@ -46,14 +46,14 @@ def claim(name: str, wanted: Layout, checksum_matters: bool = True) -> memory.Se
             continue
         with suppress(FileExistsError, FileNotFoundError):
             return _create(name, wanted)
-    raise NameInUse(f"state {name!r} appeared and vanished {_CLAIM_TRIES} times while it was claimed; choose one writer")
+    raise NameInUse(
+        f"state {name!r} appeared and vanished {_CLAIM_TRIES} times while it was claimed; choose one writer"
+    )
 
 
 def _create(name: str, layout: Layout) -> memory.Segment:
     identity = _own_identity()
-    draft = os.path.join(
-        SHM_DIR, f"{NEW_PREFIX}{identity.owner_pid}.{identity.owner_started}.{secrets.token_hex(8)}"
-    )
+    draft = os.path.join(SHM_DIR, f"{NEW_PREFIX}{identity.owner_pid}.{identity.owner_started}.{secrets.token_hex(8)}")
     fd = memory.build(draft, layout, identity, f"state {name!r}")
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -127,11 +127,12 @@ class WorkerPool:
         if self._stopping.is_set():
             raise WorkerDied(f"worker {member.name!r}: the pool was shut down")
         if member.needs_replacing:
-            member.bury()
-            if member.restarts < self._restarts:
-                member.restarts += 1
-                self._launch(member)
-                member.await_ready(self._start_timeout)
+            with member.asking:  # or READY would go to somebody who awaits an answer, and the answer to us
+                member.bury()
+                if member.restarts < self._restarts:
+                    member.restarts += 1
+                    self._launch(member)
+                    member.await_ready(self._start_timeout)
         if member.died is not None:
             raise member.failure()
 

@@ -50,15 +50,27 @@ class Memory(Protocol):
     data: Any
     weak: bool
 
-    def fence(self) -> None: ...
+    def fence(self) -> None:
+        """Order all earlier loads and stores before all later ones, where the machine would not."""
 
-    def commit(self, start: int, nbytes: int) -> None: ...
+    def commit(self, start: int, nbytes: int) -> None:
+        """Put memory behind ``nbytes`` from ``start``, or raise."""
+
+
+Encode = Callable[[Any], Any]
+Refuse = Callable[[Any, Exception], Exception]
+Publish = Callable[[Any], int]
 
 
 class Publishing(NamedTuple):
-    """A writer's side of one segment. ``publish(payload)`` returns the version; ``beat()`` says "still current"."""
+    """A writer's side of one segment.
 
-    publish: Callable[[bytes], int]
+    ``through(encode, refuse)`` makes a ``publish(value)`` that returns the version. ``encode(value)`` must return bytes
+    or a contiguous view of single bytes; what it raises becomes ``refuse(value, error)``.
+    ``beat()`` says that the last state is still current.
+    """
+
+    through: Callable[[Encode, Refuse], Publish]
     beat: Callable[[], None]
     latest: Callable[[], int]
     retire: Callable[[Callable[[], Exception]], None]
@@ -108,25 +120,33 @@ def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
     """
     words, data, weak, fence = memory.words, memory.data, memory.weak, memory.fence
     slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
-    now, crc32 = time.monotonic_ns, zlib.crc32
+    latest_at, intent_at, now, crc32 = LATEST, INTENT, time.monotonic_ns, zlib.crc32
+    # Not a with-statement, which takes longer than all stores together. An exception from a signal may come between
+    # any two steps, so "is the turn ours?" is asked where it is caught, and not concluded from how far we came.
     turn = threading.RLock()
+    take_turn, end_turn, is_our_turn = turn.acquire, turn.release, turn._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
     committed = [0] * slots  # a new owner knows of nothing; to commit twice is harmless
     publishing = False
 
-    def publish(payload: bytes) -> int:
-        nonlocal publishing
-        with turn:
-            if publishing:
-                raise ReentrantPublish(f"state {name!r}: published from a signal handler in the middle of a publish")
-            publishing = True
+    def through(encode: Encode, refuse: Refuse) -> Publish:
+        def publish(value: Any) -> int:
+            nonlocal publishing
             try:
-                version: int = words[LATEST] + 1
+                payload = encode(value)
+            except Exception as error:
+                raise refuse(value, error) from error
+            try:
+                take_turn()
+                if publishing:
+                    raise ReentrantPublish(f"state {name!r}: a signal handler published in the middle of a publish")
+                publishing = True
+                version: int = words[latest_at] + 1
                 slot = version % slots
                 start, length_at, published_at, checksum_at = where[slot]
                 length = len(payload)
                 if length > committed[slot]:
                     commit(slot, start, length)
-                words[INTENT] = version  # W1
+                words[intent_at] = version  # W1
                 if weak:
                     fence()
                 data[start : start + length] = payload  # W2
@@ -136,10 +156,18 @@ def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
                     words[checksum_at] = crc32(payload)
                 if weak:
                     fence()
-                words[LATEST] = version  # W3
-                return version
-            finally:
+                words[latest_at] = version  # W3
                 publishing = False
+                end_turn()
+                return version
+            except BaseException as error:
+                if is_our_turn():
+                    if not isinstance(error, ReentrantPublish):
+                        publishing = False
+                    end_turn()
+                raise
+
+        return publish
 
     def commit(slot: int, start: int, length: int) -> None:
         if length > stride:
@@ -161,7 +189,7 @@ def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
         nonlocal words
         words = _Retired(error)
 
-    return Publishing(publish, beat, latest, retire)
+    return Publishing(through, beat, latest, retire)
 
 
 def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT_TRIES) -> Reading:
@@ -169,28 +197,25 @@ def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT
     words, data, weak, fence = memory.words, memory.data, memory.weak, memory.fence
     slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
     crc32, give_way = zlib.crc32, os.sched_yield
+    latest_at, intent_at, lengths = LATEST, INTENT, tuple((slot.start, slot.length) for slot in where)
     spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
 
     def read_bytes() -> bytes:
-        # snapshot() unrolled for what nearly always happens. Anything else is left to it, LATEST = 0 too: slot 0
-        # then has a LENGTH that fails the check.
-        version: int = words[LATEST]  # R1
-        if weak:
-            fence()
-        start, length_at, _, _ = where[version % slots]
+        # snapshot() unrolled for what nearly always happens where no fence and no checksum is needed. Anything else
+        # is left to it, LATEST = 0 too: slot 0 then has a LENGTH that fails the check.
+        version: int = words[latest_at]  # R1
+        start, length_at = lengths[version % slots]
         length: int = words[length_at]  # R2
         if length <= stride:
             payload: bytes = data[start : start + length]  # R3
-            if weak:
-                fence()
-            if words[INTENT] - version < slots:  # R4
+            if words[intent_at] - version < slots:  # R4
                 return payload
         return again()
 
     def again() -> bytes:
         nonlocal spoilt
         spoilt += 1
-        return snapshot()[0]
+        return read_bytes_in_full()
 
     def snapshot(take: Optional[Callable[[int, int], Any]] = None) -> Tuple[Any, int, int]:
         nonlocal spoilt
@@ -210,7 +235,8 @@ def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT
                 taken = data[start : start + length] if take is None else take(start, start + length)  # R3
                 if weak:
                     fence()
-                if words[INTENT] - version < slots and (not checked or crc32(taken) == checksum):  # R4
+                unchecked = not checked or take is length_only  # which has no bytes to check
+                if words[INTENT] - version < slots and (unchecked or crc32(taken) == checksum):  # R4
                     return taken, version, published
             spoilt += 1
             give_way()
@@ -230,7 +256,7 @@ def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT
             f" overwrites {slots} slots faster than one is copied. Make it with more slots, or publish less often"
         )
 
-    def checked_read_bytes() -> bytes:
+    def read_bytes_in_full() -> bytes:
         payload: bytes = snapshot()[0]
         return payload
 
@@ -249,5 +275,4 @@ def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT
         nonlocal words
         words = _Retired(error)
 
-    quick = checked_read_bytes if checked else read_bytes
-    return Reading(quick, snapshot, latest, heartbeat, retries, retire)
+    return Reading(read_bytes_in_full if weak or checked else read_bytes, snapshot, latest, heartbeat, retries, retire)

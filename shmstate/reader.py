@@ -70,7 +70,8 @@ class StateReader(Handle):
             raise
         self._steps = protocol.open_reading(self._segment, self._segment.layout, name, tries)
         self._latest = self._steps.latest
-        self._segment.at_close(lambda retire=self._steps.retire: retire(_reader_closed(name)))
+        retire = self._steps.retire
+        self._segment.at_close(lambda: retire(_reader_closed(name)))
         self.read_bytes = self._steps.read_bytes
         self.get = _getter(name, self._codec.decode, self._steps)
 

@@ -88,6 +88,10 @@ def _describe(segment: memory.Segment) -> StateInfo:
     return info._replace(version=version, nbytes=nbytes, age=(now - published) / 1e9, staleness=(now - vouched) / 1e9)
 
 
+def _was_given_up(draft: str, path: str) -> bool:
+    return not ownership.maker_is_alive(draft) and ownership.remove_if_dead(path, None)
+
+
 def reclaim(prefix: str = "") -> List[str]:
     """Remove what dead writers left under names that begin with ``prefix``; returns the names.
 
@@ -103,7 +107,6 @@ def reclaim(prefix: str = "") -> List[str]:
                 name = file[len(PREFIX) :]
                 if ownership.remove_if_dead(path, name):
                     removed.append(name)
-            elif not prefix and file.startswith(NEW_PREFIX) and not ownership.maker_is_alive(file):
-                if ownership.remove_if_dead(path, None):
-                    removed.append(file)
+            elif not prefix and file.startswith(NEW_PREFIX) and _was_given_up(file, path):
+                removed.append(file)
     return removed

@@ -73,7 +73,7 @@ def main(order: Order, inbox: Connection, control: Connection, not_mine: Sequenc
         sys.exit(1)
 
 
-def _leave(signum: int, frame: Any) -> NoReturn:
+def _leave(signum: int, _frame: Any) -> NoReturn:
     sys.exit(128 + signum)
 
 

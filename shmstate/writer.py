@@ -7,7 +7,7 @@ from multiprocessing import util
 from typing import Any, Callable, Optional, Union
 
 from shmstate import ownership, protocol
-from shmstate.codecs import CodecLike, codec_named
+from shmstate.codecs import CodecLike, codec_named, flat_encoder
 from shmstate.compat import STRONGLY_ORDERED
 from shmstate.errors import EncodeError, WriterClosed
 from shmstate.handle import Handle
@@ -59,18 +59,20 @@ class StateWriter(Handle):
         self._segment = ownership.claim(name, layout, checksum_matters=checksum is not None)
         self._steps = protocol.open_publishing(self._segment, self._segment.layout, name)
         self._latest = self._steps.latest
-        self._segment.at_close(lambda retire=self._steps.retire, pid=os.getpid(): retire(_writer_closed(name, pid)))
+        retire, pid = self._steps.retire, os.getpid()
+        self._segment.at_close(lambda: retire(_writer_closed(name, pid)))
         # Also runs in children of multiprocessing, which skip atexit; knows its own pid, so not in forked ones.
         self._finalizer = util.Finalize(self, ownership.disown, args=(self._segment, True), exitpriority=0)
-        self.publish_bytes = _publisher_of_bytes(name, self._steps.publish)
-        self.publish = _publisher(name, self._codec.encode, self.publish_bytes)
+        self._refuse = _refusal(name)
+        self.publish = self._steps.through(flat_encoder(self._codec), self._refuse)
+        self.publish_bytes = self._steps.through(flat_encoder(codec_named("raw")), self._refuse)
 
     def encode(self, value: Any) -> bytes:
         """The bytes that ``publish(value)`` would publish. Raises EncodeError."""
         try:
             return bytes(self._codec.encode(value))
         except Exception as error:
-            raise _not_encoded(self.name, value, error) from error
+            raise self._refuse(value, error) from error
 
     def beat(self) -> None:
         """Say that the last state is still current, so that readers can tell unchanged from stalled."""
@@ -86,45 +88,14 @@ class StateWriter(Handle):
             ownership.disown(self._segment, unlink)
 
 
-# Publishing and reading are closures for the reason that the protocol's steps are (protocol.py).
+def _refusal(name: str) -> protocol.Refuse:
+    def refuse(value: Any, error: Exception) -> EncodeError:
+        return EncodeError(
+            f"state {name!r}: a {type(value).__name__} did not encode ({type(error).__name__}: {error});"
+            f" nothing was published, the last state stands"
+        )
 
-
-def _publisher_of_bytes(name: str, publish: Callable[[Any], int]) -> Callable[[BytesLike], int]:
-    def publish_bytes(payload: BytesLike) -> int:
-        if payload.__class__ is not bytes:
-            payload = _flat(name, payload)
-        return publish(payload)
-
-    return publish_bytes
-
-
-def _flat(name: str, payload: Any) -> memoryview:
-    try:
-        return memoryview(payload).cast("B")
-    except TypeError as error:
-        raise EncodeError(
-            f"state {name!r}: a {type(payload).__name__} is not contiguous bytes ({error}); nothing was published"
-        ) from error
-
-
-def _publisher(
-    name: str, encode: Callable[[Any], Any], publish_bytes: Callable[[BytesLike], int]
-) -> Callable[[Any], int]:
-    def publish(value: Any) -> int:
-        try:
-            payload = encode(value)
-        except Exception as error:
-            raise _not_encoded(name, value, error) from error
-        return publish_bytes(payload)
-
-    return publish
-
-
-def _not_encoded(name: str, value: Any, error: Exception) -> EncodeError:
-    return EncodeError(
-        f"state {name!r}: a {type(value).__name__} did not encode ({type(error).__name__}: {error});"
-        f" nothing was published, the last state stands"
-    )
+    return refuse
 
 
 def _writer_closed(name: str, pid: int) -> Callable[[], Exception]:

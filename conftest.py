@@ -1,0 +1,13 @@
+"""Hypothesis profiles, and nothing else: ``HYPOTHESIS_PROFILE=thorough pytest`` looks longer."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Explicit, because Hypothesis has a profile of its own for CI machines, which repeats the same examples every time.
+# No deadline: an example that starts a process takes as long as the machine needs.
+settings.register_profile("quick", deadline=None, derandomize=False, print_blob=True, max_examples=100)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=2000, stateful_step_count=100)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -1,0 +1,3 @@
+"""One module for each of shmstate's, in this process."""
+
+from __future__ import annotations

@@ -1,0 +1,434 @@
+"""Children: fresh Pythons that run one function of this module each, and waiting for what they do.
+
+A body gets its arguments as strings, prints lines that the test waits for, and reads lines that the test says. One
+whose test is gone reads an end of file and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from contextlib import ExitStack, suppress
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+
+import shmstate
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: Far more than anything here takes; only a failure waits for it.
+PATIENCE = 30.0
+#: What a child gets to end by itself.
+GRACE = 5.0
+
+
+def until(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
+    """Wait for what will come true by itself."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} seconds"
+        time.sleep(0.002)
+
+
+def python(body: Callable[..., None], *args: object) -> List[str]:
+    """The command for a fresh Python, warnings being errors, that runs ``body``."""
+    run = f"import sys; from {body.__module__} import {body.__name__}; {body.__name__}(*sys.argv[1:])"
+    return [sys.executable, "-W", "error", "-c", run, *map(str, args)]
+
+
+class Finished(NamedTuple):
+    """How a child ended. ``code`` is negative for a signal."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Child:
+    """A running fresh Python."""
+
+    def __init__(self, body: Callable[..., None], *args: object, env: Optional[Dict[str, str]] = None) -> None:
+        self._process = subprocess.Popen(
+            python(body, *args),
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self._out = b""
+
+    def line(self, timeout: float = PATIENCE) -> str:
+        """The next line it prints."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._out:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"no line within {timeout} seconds"
+            more = os.read(self._process.stdout.fileno(), 65536)
+            assert more, f"it ended instead of printing a line: {self.finish()}"
+            self._out += more
+        line, _, self._out = self._out.partition(b"\n")
+        return line.decode()
+
+    def say(self, text: str) -> None:
+        """Give it a line to read."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(text.encode() + b"\n")
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """``kill -9``, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def finish(self, timeout: float = PATIENCE) -> Finished:
+        """Wait for its end; it reads an end of file."""
+        out, err = self._process.communicate(timeout=timeout)
+        return Finished(self._process.returncode, (self._out + out).decode(), err.decode())
+
+    def end(self) -> None:
+        """Let it read an end of file, and make sure that it is gone then, with all that it started."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        for end in (self._process.stdout, self._process.stderr):
+            if end is not None:
+                end.close()
+
+
+def run(body: Callable[..., None], *args: object, env: Optional[Dict[str, str]] = None) -> Finished:
+    """Run ``body`` in a fresh Python to its end."""
+    child = Child(body, *args, env=env)
+    try:
+        return child.finish()
+    finally:
+        child.end()
+
+
+def say(*words: Any) -> None:
+    """Print a line that the test waits for."""
+    print(*words, flush=True)  # noqa: T201
+
+
+def wait_for_the_test() -> str:
+    """Read a line that the test says; empty at its end."""
+    return sys.stdin.readline().strip()
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process holds, that of the listing aside."""
+    return len(os.listdir("/proc/self/fd")) - 1
+
+
+# Bodies.
+
+
+def own(name: str, *options: str) -> None:
+    """Publish a state and keep it until the test says something or is gone."""
+    with shmstate.StateWriter(name, **_options(options)) as writer:
+        writer.publish({"from": os.getpid()})
+        say("ready")
+        wait_for_the_test()
+
+
+def own_and_exit(name: str, way: str) -> None:
+    """Publish a state and leave without closing it."""
+    writer = shmstate.StateWriter(name)
+    say(writer.publish(1))
+    if way == "exit":
+        sys.exit(3)
+    if way == "error":
+        raise LookupError("uncaught")
+    if way == "_exit":
+        os._exit(0)
+
+
+def own_in_a_process(name: str, method: str) -> None:
+    """Have a child of multiprocessing do so."""
+    context = multiprocessing.get_context(method)
+    process = context.Process(target=own_and_exit, args=(name, "end"))  # type: ignore[attr-defined]
+    process.start()
+    process.join()
+    say(process.exitcode, shmstate.list_states(name))
+
+
+def own_and_fork(name: str, way: str) -> None:
+    """Fork while owning a state; the child tries to publish, and leaves in one of the ways that there are."""
+    writer = shmstate.StateWriter(name)
+    writer.publish("of the parent")
+    publish = writer.publish
+    if way == "multiprocessing":
+        process = multiprocessing.get_context("fork").Process(target=_publish_as_a_fork, args=(publish, os.getpid()))
+        process.start()
+        process.join()
+        code: Optional[int] = process.exitcode
+    else:
+        pid = os.fork()
+        if not pid:
+            _publish_as_a_fork(publish, os.getppid())
+            writer.close()
+            sys.exit(7)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if sys.version_info >= (3, 9) else _wait(pid)
+    with shmstate.StateReader(name) as reader:
+        say(code, reader.writer_alive, reader.get(), writer.publish("again"))
+
+
+def _wait(pid: int) -> int:
+    return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
+
+
+def _publish_as_a_fork(publish: Callable[[Any], int], parent: int) -> None:
+    try:
+        publish("of the child")
+    except shmstate.WriterClosed as error:
+        assert str(parent) in str(error)
+        assert str(os.getpid()) in str(error)
+    else:
+        os._exit(99)
+
+
+def own_with_a_fork_that_stays(name: str) -> None:
+    """Own a state, and fork a child that lives on when this is killed."""
+    writer = shmstate.StateWriter(name)
+    writer.publish("last words")
+    pid = os.fork()
+    if not pid:
+        say("forked", os.getpid())
+        signal.pause()
+    wait_for_the_test()
+
+
+def own_with_an_executed_child(name: str) -> None:
+    """Own a state, and start another program."""
+    with shmstate.StateWriter(name) as writer:
+        writer.publish(1)
+        with subprocess.Popen(["sleep", "60"], close_fds=False) as program:
+            say("ready")
+            wait_for_the_test()
+            program.kill()
+
+
+def claim_on_demand() -> None:
+    """For each name that the test says: claim it, tell how that went, keep it until the test says more."""
+    while True:
+        name = wait_for_the_test()
+        if not name:
+            return
+        try:
+            with shmstate.StateWriter(name):
+                say("won")
+                wait_for_the_test()
+        except shmstate.NameInUse as error:
+            say(error)
+
+
+def count_descriptors(name: str) -> None:
+    """Tell how many descriptors ten writers, and ten readers, take."""
+    with ExitStack() as stack:
+        before = open_descriptors()
+        writers = [stack.enter_context(shmstate.StateWriter(f"{name}-{number}")) for number in range(10)]
+        for writer in writers:
+            writer.publish(bytes(100_000))
+        between = open_descriptors()
+        for number in range(10):
+            stack.enter_context(shmstate.StateReader(f"{name}-{number}")).get()
+        say(between - before, open_descriptors() - between)
+    say(open_descriptors() - before)
+
+
+def limit_address_space(nbytes: int) -> None:
+    """What `ulimit -v` does."""
+    resource.setrlimit(resource.RLIMIT_AS, (nbytes, nbytes))
+
+
+def run_out_of_address_space(name: str) -> None:
+    """Make and read a state that is larger than the address space there is."""
+    limit_address_space(1 << 33)
+    for open_handle in (lambda: shmstate.StateWriter(name + "-new", max_size=1 << 32), lambda: shmstate.StateReader(name)):
+        try:
+            open_handle()
+        except shmstate.OutOfSharedMemory as error:
+            say(error)
+    say(shmstate.list_states(name + "-new"))
+
+
+def use_without_a_tracker(name: str) -> None:
+    """Tell which descriptor the resource tracker has after all that shmstate does."""
+    with shmstate.StateWriter(name) as writer:
+        writer.publish({"a": 1})
+        with shmstate.StateReader(name) as reader:
+            reader.get()
+        try:
+            shmstate.StateWriter(name)
+        except shmstate.NameInUse:
+            say("refused")
+        limit_address_space(1 << 33)
+        try:
+            shmstate.StateWriter(name + "-large", max_size=1 << 32)
+        except shmstate.OutOfSharedMemory:
+            say("too large")
+    shmstate.reclaim(name)
+    say(resource_tracker._resource_tracker._fd, resource_tracker._resource_tracker._pid)  # type: ignore[attr-defined]
+
+
+def use_beside_a_tracker(name: str) -> None:
+    """With a resource tracker that runs already, tell what it was told."""
+    resource_tracker.ensure_running()
+    told: List[object] = []
+    tracker = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    tracker._send = lambda *what: told.append(what)
+    with shmstate.StateWriter(name) as writer, shmstate.StateReader(name) as reader:
+        writer.publish(1)
+        reader.get()
+    say(told)
+
+
+def live_a_life(name: str) -> None:
+    """All steps of a writer, from claim to close."""
+    with shmstate.StateWriter(name) as writer:
+        for version in (1, 2):
+            writer.publish([version, "x" * 5000])
+
+
+def be_killed_at_every_line(name: str) -> None:
+    """Fork, live a life under ``name``, be killed by SIGKILL at line n of it; for all n. Tells what was left behind."""
+    died = True
+    line = 0
+    while died:
+        state = f"{name}.{line}"
+        pid = os.fork()
+        if not pid:
+            sys.settrace(_killer(line))
+            live_a_life(state)
+            sys.settrace(None)
+            os._exit(0)
+        died = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        say(line, pid)
+        line += 1
+    say("done", line)
+
+
+def _killer(line: int) -> Callable[..., Any]:
+    left = [line]
+
+    def trace(frame: Any, event: str, arg: object) -> Any:
+        file = frame.f_code.co_filename
+        if "shmstate" not in os.path.basename(os.path.dirname(file)) and not file.endswith("shared_memory.py"):
+            return None
+        if event == "line":
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    return trace
+
+
+def fill_shared_memory(name: str) -> None:
+    """On a /dev/shm of 1 MiB: be refused growth, then room for a new state, and tell what still works."""
+    with shmstate.StateWriter(name, codec="raw", slots=2) as writer, ExitStack() as stack:
+        writer.publish(b"small")
+        try:
+            writer.publish(bytes(2 << 20))
+        except shmstate.OutOfSharedMemory as error:
+            say("growth:", error)
+        with shmstate.StateReader(name) as reader:
+            say(reader.get(), reader.version)
+            say(writer.publish(b"smaller"), reader.get())
+        file = stack.enter_context(open("/dev/shm/ballast", "wb"))
+        room = os.statvfs("/dev/shm")
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize)
+        try:
+            shmstate.StateWriter(name + "-other")
+        except shmstate.OutOfSharedMemory as error:
+            say("creation:", error)
+        say(writer.publish(b"small as ever"), sorted(os.listdir("/dev/shm")) == ["ballast", "shmstate." + name])
+    say(os.listdir("/dev/shm"))
+
+
+def open_as_nobody(name: str) -> None:
+    """Give up being root, and tell what a reader and a writer of the name get."""
+    os.setgid(65534)
+    os.setuid(65534)
+    for kind in (shmstate.StateReader, shmstate.StateWriter):
+        try:
+            kind(name)
+        except shmstate.UntrustedSegment as error:
+            say(error)
+
+
+def list_with_a_fifo(name: str) -> None:
+    """Tell what is seen of a state that is a pipe."""
+    say([info.problem for info in shmstate.list_states(name)])
+    for kind in (shmstate.StateReader, shmstate.StateWriter):
+        try:
+            kind(name)
+        except shmstate.ShmStateError as error:
+            say(type(error).__name__)
+    say(shmstate.reclaim(name))
+
+
+def _options(pairs: Sequence[str]) -> Dict[str, Any]:
+    return {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def fork_in_the_middle_of_a_publish(name: str, method: str) -> None:
+    """Fork while a thread is publishing; tell what the child gets that tries to publish."""
+    with shmstate.StateWriter(name) as writer:
+        reached, go_on = threading.Event(), threading.Event()
+        commit = type(writer._segment).commit
+
+        def wait(*args: Any) -> None:
+            reached.set()
+            go_on.wait()
+            commit(*args)
+
+        type(writer._segment).commit = wait  # type: ignore[method-assign]
+        thread = threading.Thread(target=writer.publish, args=("x",))
+        thread.start()
+        reached.wait()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that there are threads is the point
+            pid = os.fork()
+        if not pid:
+            signal.alarm(5)
+            try:
+                getattr(writer, method)(b"x")
+            except shmstate.WriterClosed:
+                say("refused")
+            os._exit(0)
+        os.waitpid(pid, 0)
+        go_on.set()
+        thread.join()
+
+
+def read_in_a_fork(name: str) -> None:
+    """Read with one reader in a forked child, and then in its parent."""
+    with shmstate.StateWriter(name) as writer, shmstate.StateReader(name) as reader:
+        writer.publish(1)
+        pid = os.fork()
+        if not pid:
+            say("in the child:", reader.get())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        writer.publish(2)
+        say("in the parent:", reader.get())

@@ -1,0 +1,137 @@
+"""Shared memory that is none: the protocol runs over it, each access is written down, and a test may step in between.
+
+    Bytes     the words and the payloads, which any number of views share
+    View      one side's way to them: what the protocol takes for a segment
+
+Before each access a view calls ``before(access)``; what that raises is what a death, or an error, at this very place
+would be; what it does to the bytes is what another process would have done meanwhile. Payloads are copied in pieces,
+each an access of its own, because the machine promises no more.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, List, Tuple
+
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, PAGE, WORD, Layout, pack_header
+from shmstate.layout import Identity as _Identity
+
+PIECE = 4
+STRIDE = 4096
+
+
+class Stopped(BaseException):
+    """The process ended here."""
+
+
+def layout(slots: int = 4, checksum: bool = False) -> Layout:
+    return Layout(slots, STRIDE, "raw", checksum)
+
+
+class Bytes:
+    """What a segment holds."""
+
+    def __init__(self, shape: Layout) -> None:
+        self.shape = shape
+        self.data = bytearray(pack_header(shape, _Identity(0, 0, 0)) + bytes(shape.size - PAGE))
+        self.words = memoryview(self.data)[:PAGE].cast("Q")
+        self.names = {INTENT: "INTENT", LATEST: "LATEST", HEARTBEAT: "HEARTBEAT"}
+        for index, slot in enumerate(shape.where):
+            self.names[slot.length] = f"LENGTH {index}"
+            self.names[slot.published] = f"PUBLISHED {index}"
+            self.names[slot.checksum] = f"CHECKSUM {index}"
+
+    def slot_at(self, offset: int) -> int:
+        return (offset - PAGE) // self.shape.stride
+
+
+class View:
+    """One side's way to the bytes."""
+
+    def __init__(self, shared: Bytes, weak: bool = False) -> None:
+        self.shared = shared
+        self.weak = weak
+        self.accesses: List[str] = []
+        self.commits: List[Tuple[int, int]] = []
+        self.before: Callable[[str], None] = self.do_nothing
+        self.words = _Words(self)
+        self.data = _Data(self)
+
+    @staticmethod
+    def do_nothing(access: str) -> None:
+        pass
+
+    def touch(self, access: str) -> None:
+        self.before(access)
+        self.accesses.append(access)
+
+    def fence(self) -> None:
+        self.touch("fence")
+
+    def commit(self, start: int, nbytes: int) -> None:
+        self.touch(f"commit {self.shared.slot_at(start)}")
+        self.commits.append((start, nbytes))
+
+    def stop_before(self, number: int) -> None:
+        """Raise Stopped instead of making the access ``number``, counted from 0, from now on."""
+        left = [number]
+
+        def count(access: str) -> None:
+            if not left[0]:
+                raise Stopped(access)
+            left[0] -= 1
+
+        self.before = count
+
+    def once_before(self, number: int, action: Callable[[], None]) -> None:
+        """Do ``action`` before the access ``number``, counted from 0, from now on; once."""
+        left = [number]
+
+        def count(access: str) -> None:
+            if left[0] == 0:
+                action()
+            left[0] -= 1
+
+        self.before = count
+
+    def go_on(self) -> None:
+        """Step in no more, and forget what was written down."""
+        self.before = self.do_nothing
+        self.accesses.clear()
+
+
+class _Words:
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __getitem__(self, index: int) -> int:
+        self._view.touch(f"load {self._view.shared.names[index]}")
+        return self._view.shared.words[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._view.touch(f"store {self._view.shared.names[index]}")
+        self._view.shared.words[index] = value
+
+
+class _Data:
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __getitem__(self, part: slice) -> bytes:
+        shared, copied = self._view.shared, b""
+        for start, stop in _pieces(part.start, part.stop):
+            self._view.touch(f"copy {shared.slot_at(start)}")
+            copied += shared.data[start:stop]
+        return copied
+
+    def __setitem__(self, part: slice, payload: bytes) -> None:
+        shared = self._view.shared
+        for start, stop in _pieces(part.start, part.stop):
+            self._view.touch(f"fill {shared.slot_at(start)}")
+            shared.data[start:stop] = payload[start - part.start : stop - part.start]
+
+
+def _pieces(start: int, stop: int) -> List[Tuple[int, int]]:
+    return [(at, min(at + PIECE, stop)) for at in range(start, stop, PIECE)]
+
+
+assert PAGE % WORD == 0
