@@ -117,7 +117,7 @@ def codec_named(codec: CodecLike) -> Codec:
         if codec.name in _BUILT_IN:
             raise InvalidOption(f"codec name {codec.name!r} is built in; give yours a name of its own")
         return codec
-    if codec not in _BUILT_IN:
+    if codec not in list(_BUILT_IN):  # a list, as what was passed instead may not be hashable
         raise InvalidOption(
             f"codec {codec!r} is none of {', '.join(sorted(_BUILT_IN))};"
             f" for your own, pass shmstate.Codec(name, encode, decode)"

@@ -61,7 +61,7 @@ class Member:
         try:
             process.start()
             self.process, self.died = process, None
-        except OSError as error:
+        except (OSError, EOFError) as error:  # EOFError: the fork server died
             self.died = WorkerDied(f"worker {self.name!r} could not be started: {error}")
             raise self.died from error
         finally:

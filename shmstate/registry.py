@@ -96,7 +96,8 @@ def reclaim(prefix: str = "") -> List[str]:
     """Remove what dead writers left under names that begin with ``prefix``; returns the names.
 
     What a living writer owns is left alone; so is what belongs to another user, and what is no segment. Attached
-    readers keep the last state. With ``prefix=""``, segments whose making was cut short go too, listed by file name.
+    readers keep the last state. With ``prefix=""`` drafts go too, whose making was cut short before they had a name;
+    they are listed by file name.
     """
     require_platform()
     removed = []

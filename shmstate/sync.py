@@ -211,8 +211,9 @@ class StateSync:
     async def _run_async(self, woken: asyncio.Event) -> None:
         try:
             while not self._stopping:
+                left = self.poll()
                 try:
-                    await asyncio.wait_for(woken.wait(), self.poll())
+                    await asyncio.wait_for(woken.wait(), left)
                 except asyncio.TimeoutError:
                     continue
                 woken.clear()

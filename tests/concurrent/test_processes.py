@@ -101,6 +101,7 @@ def test_writers_killed_while_they_start_leave_nothing_that_reclaim_does_not_rem
     assert seen["kills"] == 60
     assert 0 < seen["born"] < 60  # kills fell before and after the name appeared
     assert seen["corrupt"] == 0
+    assert seen["drafts_left"] == 0
 
 
 def test_a_thousand_states_at_once_fit_4096_descriptors(run: Any) -> None:
