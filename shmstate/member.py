@@ -8,10 +8,12 @@ import threading
 import time
 from contextlib import suppress
 from multiprocessing.context import BaseContext
-from typing import Any, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from shmstate import memory, ownership, worker
-from shmstate.errors import ShmStateError, WorkerDied
+from shmstate.errors import EncodeError, ShmStateError, WorkerDied
+
+_LOOK_UP = 0.05  # seconds between two looks at whether a wait is still wanted
 
 
 class Member:
@@ -69,13 +71,17 @@ class Member:
             inbox_theirs.close()
             control_theirs.close()
 
-    def await_ready(self, timeout: float) -> None:
+    def await_ready(self, timeout: float, given_up: Callable[[], bool]) -> None:
         """Wait until the first state is published. Raises WorkerDied, also when ``timeout`` seconds pass."""
-        if not self.control.poll(timeout):  # a death is an end of file, so this waits for no longer than it must
-            raise WorkerDied(
-                f"worker {self.name!r} (pid {self.process.pid}) has published nothing within {timeout} seconds of its"
-                f" start; raise start_timeout if it needs longer"
-            )
+        deadline = time.monotonic() + timeout
+        while not self.control.poll(_LOOK_UP):  # a death is an end of file, so it is not waited out
+            if given_up():
+                raise WorkerDied(f"worker {self.name!r}: the pool was shut down while it started")
+            if time.monotonic() > deadline:
+                raise WorkerDied(
+                    f"worker {self.name!r} (pid {self.process.pid}) has published nothing within {timeout} seconds of"
+                    f" its start; raise start_timeout if it needs longer"
+                )
         with suppress(EOFError, ConnectionResetError):
             kind, detail = self.control.recv()
             if kind == worker.READY:
@@ -107,6 +113,8 @@ class Member:
                     kind, detail = control.recv()
                     if kind == worker.ANSWER and detail[0] == self.questions:  # and not one that came too late
                         return detail[1]
+                    if kind == worker.REFUSAL and detail[0] == self.questions:
+                        raise EncodeError(f"worker {self.name!r} could not give its state:\n\n{detail[1]}")
                     if kind == worker.DIED:
                         self.record_death(detail)
                         raise self.failure()

@@ -19,10 +19,11 @@ import threading
 import time
 import weakref
 from multiprocessing import shared_memory
+from stat import S_ISREG, filemode
 from typing import Callable, List, Optional, Tuple
 
 from shmstate.compat import STRONGLY_ORDERED, create_shared_memory, map_shared
-from shmstate.errors import OutOfSharedMemory, StateNotFound, UntrustedSegment
+from shmstate.errors import CorruptSegment, OutOfSharedMemory, StateNotFound, UntrustedSegment
 from shmstate.layout import (
     AT_CREATED,
     HEARTBEAT,
@@ -210,7 +211,8 @@ def open_existing(name: str, writable: bool) -> int:
     path = path_of(name)
     mode = os.O_RDWR if writable else os.O_RDONLY
     try:
-        return os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # O_NONBLOCK: somebody may have put a pipe there, and to open one would wait for its other end.
+        return os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise StateNotFound(
             f"no state {name!r}: {path} does not exist. Its writer has not started or has closed it;"
@@ -222,9 +224,11 @@ def open_existing(name: str, writable: bool) -> int:
             f"state {name!r}: {path} belongs to uid {owner} and may not be opened by uid {os.geteuid()}"
         ) from error
     except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise UntrustedSegment(f"state {name!r}: {path} is a symbolic link; remove it") from error
+        if error.errno == errno.ELOOP:
+            raise UntrustedSegment(f"state {name!r}: {path} is a symbolic link; remove it") from error
+        if error.errno == errno.EISDIR:
+            raise CorruptSegment(f"state {name!r}: {path} is a directory; remove it") from error
+        raise
 
 
 def read_header(fd: int, name: str, trust_uid: Optional[int] = None) -> Tuple[Layout, Identity]:
@@ -233,6 +237,8 @@ def read_header(fd: int, name: str, trust_uid: Optional[int] = None) -> Tuple[La
     Raises UntrustedSegment unless it belongs to this user or to ``trust_uid``; CorruptSegment unless its header holds.
     """
     stat = os.fstat(fd)
+    if not S_ISREG(stat.st_mode):
+        raise CorruptSegment(f"state {name!r}: {path_of(name)} is {filemode(stat.st_mode)}, not a file; remove it")
     if stat.st_uid != os.geteuid() and stat.st_uid != trust_uid:
         raise UntrustedSegment(
             f"state {name!r}: {path_of(name)} belongs to uid {stat.st_uid}, this process is uid {os.geteuid()};"

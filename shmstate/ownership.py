@@ -144,7 +144,7 @@ def leads_elsewhere(path: str, inode: int) -> bool:
 def is_owned(path: str, inode: int) -> bool:
     """Whether a living writer owns the segment ``inode``, and ``path`` still leads to it. Asks the kernel; O5."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -167,7 +167,7 @@ def remove_if_dead(path: str, name: Optional[str]) -> bool:
     With a ``name`` it must be a whole segment of this user: CorruptSegment, UntrustedSegment. Without one it is a
     draft, of which only the user is checked. Raises OSError if it may not be opened or removed.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not _try_lock(fd, fcntl.LOCK_EX) or not _leads_to(path, os.fstat(fd).st_ino):
             return False

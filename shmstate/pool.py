@@ -24,6 +24,7 @@ _log = logging.getLogger("shmstate")
 
 START_METHODS = ("spawn", "fork", "forkserver")
 _TERMINATE_GRACE = 2.0
+_EXIT_TIMEOUT = 2.0
 
 
 class WorkerPool:
@@ -82,7 +83,8 @@ class WorkerPool:
         needs_naming = not isinstance(codec, str) or codec == "pickle"
         self._service = QueryService(fleet, codec=codec if needs_naming else None)
         # Runs before multiprocessing waits for its children at exit.
-        self._finalizer = util.Finalize(self, _stop_all, args=(list(self._members.values()), 0.0), exitpriority=100)
+        ending = (self._stopping, list(self._members.values()))
+        self._finalizer = util.Finalize(self, _stop_at_exit, args=ending, exitpriority=100)
         self._start_all()
 
     def _start_all(self) -> None:
@@ -93,12 +95,13 @@ class WorkerPool:
                 member.remove_leftovers()  # a new fleet does not begin with the states of an old one
                 self._launch(member)
             for member in self._members.values():
-                member.await_ready(self._start_timeout)
+                member.await_ready(self._start_timeout, self._stopping.is_set)
             for name in self._members:
                 self._service.attach(name)
         except BaseException:
+            self._finalizer.cancel()
             self._stopping.set()
-            self._finalizer()
+            _stop_all(list(self._members.values()), 0.0)
             self._service.close()
             raise
         if self._restarts and not self._forks:
@@ -132,7 +135,7 @@ class WorkerPool:
                 if member.restarts < self._restarts:
                     member.restarts += 1
                     self._launch(member)
-                    member.await_ready(self._start_timeout)
+                    member.await_ready(self._start_timeout, self._stopping.is_set)
         if member.died is not None:
             raise member.failure()
 
@@ -235,8 +238,17 @@ class WorkerPool:
                 raise
 
 
+def _stop_at_exit(stopping: threading.Event, members: List[Member]) -> None:
+    """What remains to be done for a pool that was not shut down: the same, less patiently."""
+    stopping.set()
+    for member in members:
+        with member.turn:  # whoever is replacing it sees that it is over, and gives up
+            pass
+    _stop_all(members, _EXIT_TIMEOUT)
+
+
 def _stop_all(members: List[Member], timeout: float) -> None:
-    """End all processes and remove what they leave."""
+    """End all processes and remove what they leave. With a ``timeout`` of 0, at once, which is not worth a warning."""
     deadline = time.monotonic() + timeout
     started = [member for member in members if member.process is not None]
     for member in started:
@@ -244,7 +256,8 @@ def _stop_all(members: List[Member], timeout: float) -> None:
     _join(started, deadline)
     for member in started:
         if member.is_running:
-            _log.warning("worker %r did not end within %s seconds; terminated", member.name, timeout)
+            if timeout:
+                _log.warning("worker %r did not end within %s seconds; terminated", member.name, timeout)
             member.process.terminate()
     _join(started, time.monotonic() + _TERMINATE_GRACE)
     for member in started:

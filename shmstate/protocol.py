@@ -35,6 +35,7 @@ import os
 import threading
 import time
 import zlib
+from functools import partial
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Protocol, Tuple
 
 from shmstate.errors import CorruptSegment, NotPublished, ReadTimeout, ReentrantPublish, StateTooLarge
@@ -135,10 +136,12 @@ def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
                 payload = encode(value)
             except Exception as error:
                 raise refuse(value, error) from error
+            refusal = None
             try:
                 take_turn()
                 if publishing:
-                    raise ReentrantPublish(f"state {name!r}: a signal handler published in the middle of a publish")
+                    refusal = ReentrantPublish(f"state {name!r}: a signal handler published in the middle of a publish")
+                    raise refusal
                 publishing = True
                 version: int = words[latest_at] + 1
                 slot = version % slots
@@ -160,9 +163,9 @@ def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
                 publishing = False
                 end_turn()
                 return version
-            except BaseException as error:
+            except BaseException:
                 if is_our_turn():
-                    if not isinstance(error, ReentrantPublish):
+                    if refusal is None:
                         publishing = False
                     end_turn()
                 raise
@@ -186,8 +189,10 @@ def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
         return version
 
     def retire(error: Callable[[], Exception]) -> None:
-        nonlocal words
+        nonlocal words, take_turn
         words = _Retired(error)
+        # In a forked child the turn may be a thread's that did not come along; nobody would ever end it.
+        take_turn = partial(words.__getitem__, latest_at)
 
     return Publishing(through, beat, latest, retire)
 

@@ -20,6 +20,8 @@ _log = logging.getLogger("shmstate")
 
 DEFAULT_INTERVAL = 0.1
 DEFAULT_HEARTBEAT = 1.0
+#: No thread or system call can be told to wait for much longer than a month; an hour of it costs nothing.
+LONGEST_WAIT = 3600.0
 
 
 class SyncStats(NamedTuple):
@@ -140,7 +142,7 @@ class StateSync:
                 else:
                     self._writer.beat()
                 self._count(overruns=self._pace.end(time.monotonic()))
-            return max(0.0, self._pace.wait(time.monotonic(), self._asked))
+            return min(max(0.0, self._pace.wait(time.monotonic(), self._asked)), LONGEST_WAIT)
 
     def flush(self) -> None:
         """Publish the state now if it has changed. Raises what taking, encoding or publishing it raises."""

@@ -18,7 +18,9 @@ import select
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Callable, NamedTuple, NoReturn, Protocol, Sequence
 
 from shmstate.codecs import CodecLike
@@ -32,6 +34,7 @@ STOP = "stop"
 READY = "ready"
 ASK = "ask"
 ANSWER = "answer"
+REFUSAL = "refusal"
 DIED = "died"
 
 
@@ -66,15 +69,17 @@ def main(order: Order, inbox: Connection, control: Connection, not_mine: Sequenc
     try:
         _run(order, inbox, control)
     except Exception:
-        try:
-            control.send((DIED, traceback.format_exc()))
-        except OSError:
-            traceback.print_exc()  # nobody is left to tell
+        with suppress(_PoolIsGone):  # then nobody is left to tell
+            _send(control, DIED, traceback.format_exc())
         sys.exit(1)
 
 
 def _leave(signum: int, _frame: Any) -> NoReturn:
     sys.exit(128 + signum)
+
+
+class _PoolIsGone(Exception):
+    """The other end of a pipe was closed. Never raised for what a machine does with pipes of its own."""
 
 
 def _run(order: Order, inbox: Connection, control: Connection) -> None:
@@ -87,8 +92,9 @@ def _run(order: Order, inbox: Connection, control: Connection) -> None:
                 machine.restore(reader.get())
         sync = StateSync(writer, machine.state, interval=order.interval, min_interval=order.interval)
         sync.flush()
-        control.send((READY, None))
-        _serve(machine, sync, inbox, control)
+        with suppress(_PoolIsGone):
+            _send(control, READY, None)
+            _serve(machine, sync, inbox, control)
         sync.flush()
         ended_well = True
     finally:
@@ -96,21 +102,43 @@ def _run(order: Order, inbox: Connection, control: Connection) -> None:
 
 
 def _serve(machine: Machine, sync: StateSync, inbox: Connection, control: Connection) -> None:
-    """Handle messages until told to stop, or until the pool is gone."""
+    """Handle messages until told to stop."""
     poll = select.poll()
     poll.register(inbox.fileno(), select.POLLIN)
     poll.register(control.fileno(), select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll(math.ceil(sync.poll() * 1000))}
-        try:
-            if control.fileno() in ready:
-                _, number = control.recv()
-                control.send((ANSWER, (number, machine.state())))
-            elif inbox.fileno() in ready:
-                kind, message = inbox.recv()
-                if kind == STOP:
-                    return
-                machine.handle(message)
-                sync.notify()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
+        if control.fileno() in ready:
+            _, number = _receive(control)
+            _answer(machine, number, control)
+        elif inbox.fileno() in ready:
+            kind, message = _receive(inbox)
+            if kind == STOP:
+                return
+            machine.handle(message)
+            sync.notify()
+
+
+def _answer(machine: Machine, number: int, control: Connection) -> None:
+    try:
+        _send(control, ANSWER, (number, machine.state()))
+    except _PoolIsGone:
+        raise
+    except Exception:  # a question does not kill
+        _send(control, REFUSAL, (number, traceback.format_exc()))
+
+
+def _receive(end: Connection) -> Any:
+    try:
+        pickled = end.recv_bytes()
+    except (EOFError, OSError) as error:
+        raise _PoolIsGone from error
+    return ForkingPickler.loads(pickled)
+
+
+def _send(end: Connection, kind: str, detail: Any) -> None:
+    pickled = ForkingPickler.dumps((kind, detail))
+    try:
+        end.send_bytes(pickled)
+    except OSError as error:
+        raise _PoolIsGone from error

@@ -9,7 +9,3 @@ run       from start to end
 """
 
 from __future__ import annotations
-
-from shmstate.demo.run import Options, demonstrate
-
-__all__ = ["demonstrate", "Options"]

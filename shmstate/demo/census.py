@@ -5,7 +5,7 @@ A message is the path of a file. A state is a growing thing that can be held aga
     {"totals":   {"files": 2, "unparsed": 1, "lines": 930, "functions": 41, "classes": 3, "names": 2210},
      "modules":  {"abc.py": [188, 23, 2], "ast.py": [742, 18, 1]},          lines, functions, classes
      "unparsed": {"lib2to3/tests/data/bom.py": "SyntaxError"},
-     "names":    {"self": 310, "node": 122, ...},                           how often each identifier stands there
+     "names":    {"self": 310, "self.name": 122, ...},                      how often each identifier stands there
      "check":    2870148318}                                                CRC-32 of all the above, as msgpack
 """
 
@@ -69,9 +69,16 @@ class Census:
         found = flaw(state)
         if found:
             raise ValueError(f"cannot continue from the last published state: {found}")
-        self._modules = dict(state["modules"])
-        self._unparsed = dict(state["unparsed"])
-        self._names = Counter(state["names"])
+        self.add(state)
+
+    def add(self, state: State) -> None:
+        """Take over what another census counted. Raises ValueError if both have counted a file."""
+        twice = {**state["modules"], **state["unparsed"]}.keys() & {**self._modules, **self._unparsed}.keys()
+        if twice:
+            raise ValueError(f"{len(twice)} files were counted by two workers, such as {min(twice)}")
+        self._modules.update(state["modules"])
+        self._unparsed.update(state["unparsed"])
+        self._names.update(state["names"])
 
 
 def survey(source: bytes) -> Survey:
@@ -85,7 +92,8 @@ def survey(source: bytes) -> Survey:
         if isinstance(node, ast.Name):
             names[node.id] += 1
         elif isinstance(node, ast.Attribute):
-            names[node.attr] += 1
+            owner = f"{node.value.id}." if isinstance(node.value, ast.Name) else ""
+            names[owner + node.attr] += 1
         elif isinstance(node, ast.arg):
             names[node.arg] += 1
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -114,12 +122,7 @@ def merge(states: Iterable[State]) -> State:
     """One census out of several. Raises ValueError if a file was counted in two of them."""
     whole = Census("")
     for state in states:
-        twice = {**state["modules"], **state["unparsed"]}.keys() & {**whole._modules, **whole._unparsed}.keys()
-        if twice:
-            raise ValueError(f"{len(twice)} files were counted by two workers, such as {min(twice)}")
-        whole._modules.update(state["modules"])
-        whole._unparsed.update(state["unparsed"])
-        whole._names.update(state["names"])
+        whole.add(state)
     return whole.state()
 
 

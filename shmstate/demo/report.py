@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from shmstate.demo.census import State
+from shmstate.demo.units import duration, size, times
 from shmstate.demo.watch import Watch
 
 COMMONEST = 5
@@ -49,6 +50,7 @@ class Report(NamedTuple):
     #: How many times as long as the query the pipe takes.
     ask_to_query_p50: float
     ask_to_query_p99: float
+    restarts: int
     #: {"worker", "pid", "sent_again"} of each worker that died and was started again.
     deaths: List[Dict[str, Any]]
     left_in_shm: List[str]
@@ -90,6 +92,7 @@ def summarize(
         ask=ask,
         ask_to_query_p50=ask.p50 / query.p50,
         ask_to_query_p99=ask.p99 / query.p99,
+        restarts=sum(worker.restarts for worker in watch.workers),
         deaths=[death._asdict() for death in watch.deaths],
         left_in_shm=left,
         **facts,
@@ -122,86 +125,64 @@ def latency(nanoseconds: Sequence[int]) -> Latency:
 
 def as_text(report: Report) -> str:
     """The report in one screen."""
-    totals = report.totals
-    yes = "yes" if not any("differ" in failure for failure in report.failures) else "NO"
-    rows = [
-        ("counted", f"{totals['files']:,} files, {totals['lines']:,} lines, {totals['functions']:,} functions,"
-                    f" {totals['classes']:,} classes"),
-        ("", f"{totals['names']:,} uses of {report.distinct_names:,} names, most of all "
-             + ", ".join(f"{name} {times:,}" for name, times in report.commonest.items())),
-    ]  # fmt: skip
-    if totals["unparsed"]:
-        rows.append(("", f"{totals['unparsed']} of the files do not parse, and are counted as such"))
-    rows += [
-        ("one process alone", f"counts the same: {yes} ({report.seconds_in_one_process:.1f} s;"
-                              f" the workers took {report.seconds_in_workers:.1f} s)"),
-        ("", ""),
-        ("states read", f"{report.reads:,} times while the workers changed them; every one checked"),
-        ("torn reads", f"{report.torn}"),
-        ("second tries", f"{report.retries}"),
-        ("growth", f"from {size(report.smallest_state)} to {size(report.largest_state)} a worker;"
-                   f" {report.growths:,} reads found a state larger than ever before"),
-        *_deaths(report),
-        ("left in /dev/shm", ", ".join(report.left_in_shm) or "nothing"),
-    ]  # fmt: skip
-    lines = [f"  {label:<18} {text}".rstrip() for label, text in rows]
-    return "\n".join([*lines, "", *_latencies(report), "", *_verdict(report)])
+    sections = [_counted(report), _seen(report), _latencies(report), _verdict(report)]
+    return "\n\n".join("\n".join(section) for section in sections)
 
 
-def _deaths(report: Report) -> List[Any]:
-    texts = [
-        f"{death['worker']} (pid {death['pid']}); its successor went on from the last state,"
-        f" {death['sent_again']} files were sent again"
-        for death in report.deaths
-    ]
-    return [("workers that died", text) for text in texts] or [("workers that died", "none")]
+def _counted(report: Report) -> List[str]:
+    totals, seconds = report.totals, (report.seconds_in_one_process, report.seconds_in_workers)
+    same = "does NOT count the same" if any("differ" in failure for failure in report.failures) else "counts the same"
+    return _rows(
+        ("counted", f"{totals['files']:,} files, {totals['lines']:,} lines"),
+        ("", f"{totals['functions']:,} functions, {totals['classes']:,} classes"),
+        ("", f"{report.distinct_names:,} names, {totals['names']:,} times; most often {', '.join(report.commonest)}"),
+        *([("", f"{totals['unparsed']} files that do not parse")] if totals["unparsed"] else []),
+        ("checked", "one process alone {} ({:.1f} s; the workers took {:.1f} s)".format(same, *seconds)),
+    )
+
+
+def _seen(report: Report) -> List[str]:
+    grew = f"from {size(report.smallest_state)} to {size(report.largest_state)} a worker"
+    return _rows(
+        ("states read", f"{report.reads:,} times while the workers changed them, each read checked"),
+        ("torn", f"{report.torn}"),
+        ("retried", f"{report.retries}, because the state was overwritten during the copy"),
+        ("grown", f"{grew}; {report.growths:,} reads found a new largest"),
+        *(_deaths(report) or [("workers died", "none")]),
+        ("left behind", ", ".join(report.left_in_shm) or "nothing in /dev/shm"),
+    )
+
+
+def _deaths(report: Report) -> List[Tuple[str, str]]:
+    told = "{worker} (pid {pid}); its successor went on from its last state and was sent {sent_again} files again"
+    return [("worker died", told.format(**death)) for death in report.deaths]
+
+
+def _rows(*rows: Tuple[str, str]) -> List[str]:
+    return [f"  {label:<14}{text}" for label, text in rows]
 
 
 def _latencies(report: Report) -> List[str]:
-    # The least that a query can mean, and the most: bytes in hand, and the value.
-    lines = [f"  {'how long it takes':<42}{'median':>10}{'p99':>10}{'max':>10}{'measured':>11}"]
+    # What a query can mean at least and at most: bytes in hand, and the value.
+    lines = [f"  {'the main process waits for ...':<38}{'median':>9}{'p99':>9}{'max':>9}{'times':>9}"]
     for label, measured in (
-        ("snapshot: a worker's state, whole, as bytes", report.snapshot),
-        ("query: the same, decoded", report.query),
-        ("the same state asked for through a pipe", report.ask),
+        ("a snapshot of a state, as bytes", report.snapshot),
+        ("a query: a snapshot, decoded", report.query),
+        ("the same worker, asked over a pipe", report.ask),
     ):
-        if measured.times:
-            figures = "".join(f"{duration(value):>10}" for value in measured[1:])
-            lines.append(f"  {label:<42}{figures:>30}{measured.times:>11,}")
-        else:
-            lines.append(f"  {label:<42}{'not measured: it was over too soon':>41}")
+        figures = "".join(f"{duration(value):>9}" for value in measured[1:])
+        nothing = f"{'never asked, it was over too soon':>36}"
+        lines.append(f"  {label:<38}" + (f"{figures}{measured.times:>9,}" if measured.times else nothing))
     if report.ask.times:
         for label, than in (("query", report.query), ("snapshot", report.snapshot)):
-            ratios = f"{times(report.ask.p50 / than.p50):>10}{times(report.ask.p99 / than.p99):>10}"
-            lines.append(f"  {'pipe / ' + label:<42}{ratios}")
-    lines.append(f"  (half of the queried states are larger than {size(report.median_state)})")
+            ratios = f"{times(report.ask.p50 / than.p50):>9}{times(report.ask.p99 / than.p99):>9}"
+            lines.append(f"  {'pipe / ' + label:<38}{ratios}")
+    sizes = (
+        f"{size(report.smallest_state)} to {size(report.largest_state)}, half of them above {size(report.median_state)}"
+    )
+    lines.append(f"  (for states of {sizes})")
     return lines
 
 
 def _verdict(report: Report) -> List[str]:
     return ["All of it held."] if report.held else [f"FAILED: {failure}" for failure in report.failures]
-
-
-def size(nbytes: float) -> str:
-    """Bytes for people."""
-    if nbytes < 1000:
-        return f"{nbytes:.0f} B"
-    for unit in ("KB", "MB", "GB"):
-        nbytes /= 1000
-        if nbytes < 999.5:
-            break
-    return f"{nbytes:.3g} {unit}"
-
-
-def duration(microseconds: float) -> str:
-    """A time for people."""
-    if microseconds < 999.5:
-        return f"{microseconds:.3g} us"
-    if microseconds < 999_500:
-        return f"{microseconds / 1e3:.3g} ms"
-    return f"{microseconds / 1e6:.3g} s"
-
-
-def times(ratio: float) -> str:
-    """A ratio for people."""
-    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.1f}x"

@@ -10,18 +10,20 @@ import platform
 import sys
 import time
 from functools import partial
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, TextIO
 
-from shmstate import OutOfSharedMemory, ShmStateError, StateWriter, WorkerPool, list_states
+from shmstate import OutOfSharedMemory, ShmStateError, StateWriter, WorkerPool, list_states, reclaim
 from shmstate.demo.census import Census, State, merge, sources_under, standard_library
-from shmstate.demo.report import Report, as_text, size, summarize
+from shmstate.demo.report import Report, as_text, summarize
 from shmstate.demo.screen import Screen, screen_for
 from shmstate.demo.signals import Interrupted, Interruptions
+from shmstate.demo.units import size
 from shmstate.demo.watch import Watch
 from shmstate.layout import DEFAULT_SLOTS, NEW_PREFIX, PAGE, PREFIX, SHM_DIR, whole_pages
 
 INTERVAL = 0.05  # seconds between two publishes of a worker, at least
 RESTARTS = 5
+CLEAN_UP_TIMEOUT = 3.0
 FEWEST_WORKERS = 4
 
 
@@ -47,11 +49,14 @@ def demonstrate(options: Options) -> int:
         try:
             report = _run(fleet, options, stream, interruptions)
             interruptions.check()
-        except Interrupted as interrupted:
-            left = left_over(fleet, [])
+        except (Interrupted, ShmStateError):
+            left = _clean_up(fleet)
+            if interruptions.seen is None:
+                raise
+            # A signal to the whole process group ends workers too, so whatever failed, this is why.
             nothing = f"left in {SHM_DIR}: {', '.join(left)}" if left else f"nothing was left in {SHM_DIR}"
             print(f"Interrupted; the workers have ended, {nothing}.", file=sys.stderr)
-            return 128 + interrupted.signum
+            return 128 + interruptions.seen
     print(json.dumps(report.as_json(), indent=2) if options.json else as_text(report), flush=True)
     return 0 if report.held else 1
 
@@ -81,7 +86,7 @@ def _run(fleet: str, options: Options, stream: TextIO, interruptions: Interrupti
     left = left_over(fleet, watch.pids)
     return summarize(
         watch,
-        merge(watch.states),
+        _together(watch),
         alone,
         left,
         (in_workers, in_one),
@@ -128,6 +133,13 @@ def _count_alone(root: str, files: Sequence[str], screen: Screen, interruptions:
     return census.state()
 
 
+def _together(watch: Watch) -> State:
+    try:
+        return merge(watch.states)
+    except ValueError as error:
+        raise ShmStateError(str(error)) from error
+
+
 def memory_needed(root: str, files: Sequence[str], workers: int) -> int:
     """Bytes of shared memory that the states will take at most, about.
 
@@ -163,6 +175,20 @@ def left_over(fleet: str, pids: Iterable[int]) -> List[str]:
     """What is in ``/dev/shm`` of this fleet, whose processes are or were ``pids``. Strangers' segments do not count."""
     ours = (f"{PREFIX}{fleet}.", *(f"{NEW_PREFIX}{pid}." for pid in (os.getpid(), *pids)))
     return sorted(name for name in os.listdir(SHM_DIR) if name.startswith(ours))
+
+
+def _clean_up(fleet: str) -> List[str]:
+    """Remove what workers left that were ended with us, waiting a little for the last of them; returns what stays.
+
+    Their pool has seen to nearly all. With forkserver, whose server may be ended first, it cannot know when they end.
+    """
+    deadline = time.monotonic() + CLEAN_UP_TIMEOUT
+    while True:
+        reclaim(f"{fleet}.")
+        left = left_over(fleet, [])
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager

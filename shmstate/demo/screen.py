@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import Any, Optional, TextIO, Type
 
-from shmstate.demo.report import size
+from shmstate.demo.units import size
 from shmstate.demo.watch import Watch
 
 REDRAW_EVERY = 0.1
@@ -42,8 +42,8 @@ class Screen:
             self.draw_watch(watch)
 
     def show_count(self, counted: int, files: int) -> None:
-        """Show how far the one process has counted, if it is time to."""
-        if self._is_due():
+        """Show how far the one process has counted, at the start and then if it is time to."""
+        if self._is_due() or not counted:
             self.draw_count(counted, files)
 
     def draw_watch(self, watch: Watch) -> None:

@@ -25,10 +25,10 @@ class Interrupted(BaseException):
 
 
 class Interruptions:
-    """Takes the signals over for the length of a with-block. For the main thread."""
+    """Takes the signals over for the length of a with-block. For the main thread. ``seen``: the first that came."""
 
     def __init__(self) -> None:
-        self._seen: Optional[int] = None
+        self.seen: Optional[int] = None
         self._at_once = False
         self._pid = os.getpid()
         self._before: Dict[int, Any] = {}
@@ -47,8 +47,8 @@ class Interruptions:
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""
-        if self._seen is not None:
-            raise Interrupted(self._seen)
+        if self.seen is not None:
+            raise Interrupted(self.seen)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -61,15 +61,15 @@ class Interruptions:
             self._at_once = False
         self.check()
 
-    def _note(self, signum: int, frame: Optional[FrameType]) -> None:
+    def _note(self, signum: int, _frame: Optional[FrameType]) -> None:
         if os.getpid() != self._pid:  # a forked worker that has not set its own handlers yet
             os._exit(128 + signum)
-        first = self._seen is None
+        first = self.seen is None
         if first:
-            self._seen = signum
+            self.seen = signum
         if self._at_once and signum == signal.SIGINT:
             self._at_once = False
-            raise Interrupted(self._seen or signum)
+            raise Interrupted(self.seen or signum)
         if self._at_once and first:
             # A pool blocks SIGINT while it starts a process, which must not be cut short. SIGTERM takes the same road.
             signal.raise_signal(signal.SIGINT)

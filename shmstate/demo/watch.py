@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Set, Union
 
-from shmstate import DecodeError, ShmStateError, StateReader, WorkerDied, WorkerPool
+from shmstate import Answer, DecodeError, ShmStateError, StateReader, WorkerDied, WorkerPool
 from shmstate.codecs import codec_named
 from shmstate.demo.census import State, flaw
 
 WINDOW = 12  # files handed to a worker and not yet in its state: enough to keep it busy between two looks
 COPIES = 10  # snapshots taken a look; a query that decodes takes a hundred times as long
-ASK_EVERY = 0.4  # seconds between two questions over a pipe
+ASK_EVERY = 0.25  # seconds between two questions over a pipe
 ASK_TIMEOUT = 2.0
-PAUSE = 0.01  # seconds between two rounds, in which the cores are the workers' own
+PAUSE = 0.02  # seconds between two rounds, in which the cores are the workers' own
 STALE = 1.0  # seconds without a sign of life that are worth a question
 STALLED = 30.0  # and those that are too many
 
@@ -55,6 +55,14 @@ class Watched:
         """The counts of the state last read."""
         totals: Dict[str, int] = self.state["totals"] if self.state else dict.fromkeys(("files", "lines"), 0)
         return totals
+
+
+class _Look(NamedTuple):
+    """What one look at a worker gave."""
+
+    restarts: int
+    payloads: List[bytes]
+    answer: Union[Answer, DecodeError]
 
 
 class Watch:
@@ -119,8 +127,9 @@ class Watch:
         Returns a worker that has shown no sign of life for a while, if there is one: it may lack the room to publish.
         Raises WorkerDied when the pool no longer replaces one, ShmStateError when one has stalled for good.
         """
-        for worker in self.workers:
-            self._look(worker)
+        looks = [self._look(worker) for worker in self.workers]
+        for worker, look in zip(self.workers, looks):
+            self._learn(worker, look)
             self._feed(worker)
         self._ask_if_due()
         if not self.done:
@@ -132,33 +141,53 @@ class Watch:
         for worker in self.workers:
             worker.reader.close()
 
-    def _look(self, worker: Watched) -> None:
-        # In this order: a successor is counted before it has a pid, and has restored what the query then gives.
-        pid = self.pool.pids[worker.name]
-        restarts = self.pool.restarted[worker.name]
+    def _look(self, worker: Watched) -> _Look:
+        """Read a worker's state, timed. Nothing else is done here: all workers are looked at fresh from the pause."""
+        restarts = self.pool.restarted[worker.name]  # before the query, which then gives what the successor restored
+        payloads = []
+        read_bytes, now = worker.reader.read_bytes, time.perf_counter_ns
         for _ in range(COPIES):
-            self._take_snapshot(worker)
-        self._query(worker)
-        worker.handed_out = [path for path in worker.handed_out if not _holds(worker.state, path)]
-        if restarts == worker.restarts:
-            worker.pid = pid
+            began = now()
+            payload = read_bytes()
+            self.snapshot_ns.append(now() - began)
+            payloads.append(payload)
+        began = now()
+        try:
+            answer = self.pool.query(worker.name)
+        except DecodeError as error:
+            return _Look(restarts, payloads, error)
+        self.query_ns.append(now() - began)
+        return _Look(restarts, payloads, answer)
+
+    def _learn(self, worker: Watched, look: _Look) -> None:
+        """Check every read of the look, and take from it what has been done and who has died."""
+        for payload in look.payloads:
+            if payload != worker.payload:  # the same bytes as last time were checked last time
+                self._check_bytes(worker, payload)
+                self._note_size(worker, len(payload))
+                worker.payload = payload
+        if isinstance(look.answer, Answer):
+            self.query_sizes.append(len(worker.payload))
+            if look.answer.value != worker.state and self._check(worker, look.answer.value):
+                worker.state = look.answer.value
+            worker.version, worker.staleness = look.answer.version, look.answer.staleness
         else:
+            self.torn.append(f"{worker.name}: {look.answer}")
+        worker.handed_out = [path for path in worker.handed_out if not _holds(worker.state, path)]
+        if look.restarts > worker.restarts:
+            worker.restarts = look.restarts
             self._send_again(worker)
-            worker.restarts = restarts
+        self._learn_pid(worker)
 
     def _send_again(self, worker: Watched) -> None:
         self.deaths.append(Death(worker.name, worker.pid, len(worker.handed_out)))
         for path in worker.handed_out:
             self.pool.send(worker.name, path)  # waits until the successor is there
 
-    def _take_snapshot(self, worker: Watched) -> None:
-        began = time.perf_counter_ns()
-        payload = worker.reader.read_bytes()
-        self.snapshot_ns.append(time.perf_counter_ns() - began)
-        if payload != worker.payload:  # the same bytes as last time were checked last time
-            self._check_bytes(worker, payload)
-            self._note_size(worker, len(payload))
-            worker.payload = payload
+    def _learn_pid(self, worker: Watched) -> None:
+        pid = self.pool.pids[worker.name]
+        if self.pool.restarted[worker.name] == worker.restarts:  # and so it was before: nothing died in between
+            worker.pid = pid
 
     def _check_bytes(self, worker: Watched, payload: bytes) -> None:
         try:
@@ -175,19 +204,6 @@ class Watch:
         worker.largest = max(size, worker.largest)
         self.largest = max(size, self.largest)
         self.smallest = min(size, self.smallest or size)
-
-    def _query(self, worker: Watched) -> None:
-        began = time.perf_counter_ns()
-        try:
-            answer = self.pool.query(worker.name)
-        except DecodeError as error:
-            self.torn.append(f"{worker.name}: {error}")
-            return
-        self.query_ns.append(time.perf_counter_ns() - began)
-        self.query_sizes.append(len(worker.payload))
-        if answer.value != worker.state and self._check(worker, answer.value):
-            worker.state = answer.value
-        worker.version, worker.staleness = answer.version, answer.staleness
 
     def _check(self, worker: Watched, state: Any) -> bool:
         found = flaw(state)

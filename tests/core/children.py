@@ -125,8 +125,8 @@ def run(body: Callable[..., None], *args: object, env: Optional[Dict[str, str]] 
 
 
 def say(*words: Any) -> None:
-    """Print a line that the test waits for."""
-    print(*words, flush=True)  # noqa: T201
+    """Print a line that the test waits for, whole though others of its processes print too."""
+    os.write(sys.stdout.fileno(), (" ".join(map(str, words)) + "\n").encode())
 
 
 def wait_for_the_test() -> str:
@@ -187,13 +187,9 @@ def own_and_fork(name: str, way: str) -> None:
             _publish_as_a_fork(publish, os.getppid())
             writer.close()
             sys.exit(7)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if sys.version_info >= (3, 9) else _wait(pid)
+        code = os.WEXITSTATUS(os.waitpid(pid, 0)[1])
     with shmstate.StateReader(name) as reader:
         say(code, reader.writer_alive, reader.get(), writer.publish("again"))
-
-
-def _wait(pid: int) -> int:
-    return os.WEXITSTATUS(os.waitpid(pid, 0)[1])
 
 
 def _publish_as_a_fork(publish: Callable[[Any], int], parent: int) -> None:
@@ -263,7 +259,10 @@ def limit_address_space(nbytes: int) -> None:
 def run_out_of_address_space(name: str) -> None:
     """Make and read a state that is larger than the address space there is."""
     limit_address_space(1 << 33)
-    for open_handle in (lambda: shmstate.StateWriter(name + "-new", max_size=1 << 32), lambda: shmstate.StateReader(name)):
+    for open_handle in (
+        lambda: shmstate.StateWriter(name + "-new", max_size=1 << 32),
+        lambda: shmstate.StateReader(name),
+    ):
         try:
             open_handle()
         except shmstate.OutOfSharedMemory as error:
@@ -294,7 +293,7 @@ def use_beside_a_tracker(name: str) -> None:
     """With a resource tracker that runs already, tell what it was told."""
     resource_tracker.ensure_running()
     told: List[object] = []
-    tracker = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    tracker: Any = resource_tracker._resource_tracker
     tracker._send = lambda *what: told.append(what)
     with shmstate.StateWriter(name) as writer, shmstate.StateReader(name) as reader:
         writer.publish(1)
@@ -395,14 +394,15 @@ def fork_in_the_middle_of_a_publish(name: str, method: str) -> None:
     """Fork while a thread is publishing; tell what the child gets that tries to publish."""
     with shmstate.StateWriter(name) as writer:
         reached, go_on = threading.Event(), threading.Event()
-        commit = type(writer._segment).commit
+        kind: Any = type(writer._segment)
+        commit = kind.commit
 
         def wait(*args: Any) -> None:
             reached.set()
             go_on.wait()
             commit(*args)
 
-        type(writer._segment).commit = wait  # type: ignore[method-assign]
+        kind.commit = wait
         thread = threading.Thread(target=writer.publish, args=("x",))
         thread.start()
         reached.wait()
@@ -432,3 +432,133 @@ def read_in_a_fork(name: str) -> None:
         os.waitpid(pid, 0)
         writer.publish(2)
         say("in the parent:", reader.get())
+
+
+# State machines, and pools of them.
+
+
+class Adder:
+    """Adds up what it is sent; does what a command says."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.handled: List[int] = []
+        self.restored: Any = None
+
+    def handle(self, message: Any) -> None:
+        if isinstance(message, bytes):
+            message = len(message)
+        if isinstance(message, int):
+            self.total += message
+            self.handled.append(message)
+        else:
+            getattr(self, message)()
+
+    def state(self) -> Dict[str, Any]:
+        return {"total": self.total, "handled": self.handled[-100:], "pid": os.getpid(), "restored": self.restored}
+
+    def fail(self) -> None:
+        raise LookupError("from the machine")
+
+    def exit(self) -> None:
+        sys.exit(5)
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang(self) -> None:
+        while True:
+            time.sleep(60)
+
+    def hang_hard(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.hang()
+
+    def nap(self) -> None:
+        time.sleep(0.01)
+        self.handle(1)
+
+    def doze(self) -> None:
+        time.sleep(0.3)
+
+
+class Restored(Adder):
+    """Goes on where its predecessor left off."""
+
+    def restore(self, state: Dict[str, Any]) -> None:
+        self.total = state["total"]
+        self.restored = state["pid"]
+
+
+class Unencodable(Adder):
+    """Has a state that no codec takes."""
+
+    def state(self) -> Any:
+        return object()
+
+
+class Pickled(Adder):
+    """Has a state that only pickle takes."""
+
+    def state(self) -> Any:
+        return {"set": {1, self.total}}
+
+
+def make_nothing() -> Adder:
+    """Fail to make a machine."""
+    raise LookupError("no machine today")
+
+
+def make_slowly() -> Adder:
+    """Take a minute to make a machine."""
+    time.sleep(60)
+    return Adder()
+
+
+def make_in_a_moment() -> Adder:
+    """Tell the pid, and take a moment to make a machine."""
+    say(os.getpid())
+    time.sleep(0.5)
+    return Adder()
+
+
+def start_a_pool(fleet: str, method: str) -> None:
+    """Start two workers that tell their pids, and be killed meanwhile."""
+    shmstate.WorkerPool(fleet, {"w1": make_in_a_moment, "w2": make_in_a_moment}, start_method=method)
+
+
+def die_at_birth() -> Adder:
+    """End the process without a word."""
+    os._exit(9)
+
+
+def run_a_pool(fleet: str, method: str, how_it_ends: str) -> None:
+    """Have two workers, tell their pids, and leave in one of the ways that there are."""
+    pool = shmstate.WorkerPool(fleet, {"w1": Adder, "w2": Adder}, start_method=method, restarts=1)
+    try:
+        pool.send("w1", 5)
+        say(*pool.pids.values())
+        if how_it_ends == "wait":
+            wait_for_the_test()
+            signal.pause()
+        elif how_it_ends == "shutdown":
+            pool.shutdown()
+        elif how_it_ends == "sys.exit":
+            sys.exit(0)
+        elif how_it_ends == "hanging":
+            pool.send("w1", "hang")
+        elif how_it_ends == "del":
+            del pool
+    except KeyboardInterrupt:
+        pool.close()
+        say("interrupted", [file for file in os.listdir("/dev/shm") if fleet in file])
+    say("end")
+
+
+def has_ended(pid: int) -> bool:
+    """Whether the process is gone, or only waits to be asked how it ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

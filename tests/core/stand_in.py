@@ -16,7 +16,7 @@ from shmstate.layout import HEARTBEAT, INTENT, LATEST, PAGE, WORD, Layout, pack_
 from shmstate.layout import Identity as _Identity
 
 PIECE = 4
-STRIDE = 4096
+STRIDE = 2 * PAGE
 
 
 class Stopped(BaseException):
@@ -87,9 +87,9 @@ class View:
         left = [number]
 
         def count(access: str) -> None:
-            if left[0] == 0:
-                action()
             left[0] -= 1
+            if left[0] == -1:
+                action()
 
         self.before = count
 

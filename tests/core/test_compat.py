@@ -72,7 +72,7 @@ def test_a_creation_that_fails_says_nothing_to_the_tracker(monkeypatch: pytest.M
     try:
         with pytest.raises(FileExistsError):
             compat.create_shared_memory(draft, 4096)
-        with pytest.raises(OSError, match="File too large|Invalid argument|Cannot allocate memory"):
+        with pytest.raises(OSError, match=r"File too large|Invalid argument|Cannot allocate memory"):
             compat.create_shared_memory(draft + ".large", 2**63 - 1)
     finally:
         made.close()
@@ -117,7 +117,9 @@ def test_another_platform_is_refused(
     with monkeypatch.context() as patched:
         patched.setattr(where, what, value)
 
-        with pytest.raises(UnsupportedPlatform, match="shmstate needs 64-bit Linux; this is " + platform.platform()[:5]):
+        with pytest.raises(
+            UnsupportedPlatform, match="shmstate needs 64-bit Linux; this is " + platform.platform()[:5]
+        ):
             use()
 
 

@@ -9,7 +9,7 @@ from typing import Callable
 import pytest
 
 from shmstate import CorruptSegment, InvalidName, OutOfSharedMemory, StateNotFound, StateReader, StateWriter, memory
-from shmstate.layout import PAGE, SHM_DIR, plan
+from shmstate.layout import PAGE, SHM_DIR, Identity, parse_header, plan
 from tests.core import children
 from tests.core.children import ROOT, python, run
 
@@ -85,7 +85,9 @@ def test_the_memory_of_a_file_that_is_gone_or_another_is_not_counted(name: str) 
 
 def can_mount() -> bool:
     try:
-        return not subprocess.call(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", SHM_DIR], stderr=subprocess.DEVNULL)
+        return not subprocess.call(
+            ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", SHM_DIR], stderr=subprocess.DEVNULL
+        )
     except OSError:
         return False
 
@@ -252,9 +254,9 @@ def test_a_built_segment_holds_its_header_and_nothing_published(name: str) -> No
     layout = plan(slots=2, max_size=1, codec="raw", checksum=True)
     path = os.path.join(SHM_DIR, f"shmstate-new.{os.getpid()}.1.{name}")
 
-    fd = memory.build(path, layout, memory.Identity(1, 2, 3), "label")
+    fd = memory.build(path, layout, Identity(1, 2, 3), "label")
     try:
-        assert memory.parse_header(os.pread(fd, PAGE, 0), layout.size, "") == (layout, (1, 2, 3))
+        assert parse_header(os.pread(fd, PAGE, 0), layout.size, "") == (layout, (1, 2, 3))
     finally:
         os.close(fd)
         os.unlink(path)

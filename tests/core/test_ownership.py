@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import time
 from contextlib import suppress
-from typing import Callable
+from typing import Any, Callable, Dict
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_somebody_who_only_asks_does_not_make_a_claim_fail(start: Start, name: s
     left_by_a_killed_writer(start, name)
     fd = os.open(path_of(name), os.O_RDONLY)
     try:
-        assert ownership._try_lock(fd, ownership.fcntl.LOCK_SH)
+        assert ownership._try_lock(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
 
@@ -199,11 +200,16 @@ def test_the_heir_may_leave_the_state_to_the_next(name: str) -> None:
     ids=str,
 )
 def test_a_dead_writers_state_of_another_layout_is_refused_naming_both(
-    start: Start, name: str, options: dict, said: str  # type: ignore[type-arg]
+    start: Start,
+    name: str,
+    options: Dict[str, Any],
+    said: str,
 ) -> None:
     pid = left_by_a_killed_writer(start, name, "checksum=false")
 
-    with pytest.raises(LayoutMismatch, match=f"'{name}' was left by pid {pid}, now dead, with .*{said}.*reclaim {name}"):
+    with pytest.raises(
+        LayoutMismatch, match=f"'{name}' was left by pid {pid}, now dead, with .*{said}.*reclaim {name}"
+    ):
         StateWriter(name, **options)
 
     remove_dead(name)
@@ -330,7 +336,9 @@ def test_another_users_state_is_refused_naming_the_uid(name: str) -> None:
         writer.publish(1)
         os.chown(path_of(name), 12345, -1)
 
-        with pytest.raises(UntrustedSegment, match=r"belongs to uid 12345, this process is uid 0; pass trust_uid=12345"):
+        with pytest.raises(
+            UntrustedSegment, match=r"belongs to uid 12345, this process is uid 0; pass trust_uid=12345"
+        ):
             StateReader(name)
         with pytest.raises(UntrustedSegment):
             StateReader(name, trust_uid=54321)

@@ -5,13 +5,14 @@ import signal
 import sys
 import threading
 import types
+from functools import partial
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import pytest
 
 from shmstate import protocol
 from shmstate.errors import CorruptSegment, NotPublished, ReadTimeout, ReentrantPublish, StateTooLarge
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, PAGE
+from shmstate.layout import HEARTBEAT, LATEST, NEVER_WRITTEN, PAGE
 from shmstate.protocol import Publishing, Reading
 from tests.core.stand_in import STRIDE, Bytes, Stopped, View, layout
 
@@ -106,7 +107,7 @@ def test_read_bytes_takes_the_steps_r1_to_r4_and_loads_nothing_else() -> None:
 
     play.reader.read_bytes()
 
-    assert without_repeats(play.reading.accesses) == "load LATEST|load LENGTH 1|copy 1|load INTENT".split("|")
+    assert without_repeats(play.reading.accesses) == ["load LATEST", "load LENGTH 1", "copy 1", "load INTENT"]
 
 
 @pytest.mark.parametrize("checksum", [False, True])
@@ -194,26 +195,22 @@ def test_a_longer_payload_is_refused_and_the_last_state_stands() -> None:
     play.publish()
     before = bytes(play.shared.data)
 
-    with pytest.raises(StateTooLarge, match=f"'{NAME}': 4097 bytes are more than its max_size of 4096"):
+    with pytest.raises(StateTooLarge, match=f"'{NAME}': 8193 bytes are more than its max_size of 8192"):
         play.publish_bytes(bytes(STRIDE + 1))
 
     assert bytes(play.shared.data) == before
 
 
-def test_growth_commits_the_new_length_once_a_slot_and_before_anything_is_stored() -> None:
+def test_growth_commits_the_new_length_once_a_slot() -> None:
     play = scene(2)
     play.publish(2)
     play.writing.commits.clear()
 
-    for _ in range(4):
-        play.publish_bytes(bytes(100))
-
-    assert play.writing.commits == []  # the first page of each was committed as a whole
-
-    for length in (STRIDE, STRIDE):
+    for length in (100, 100, STRIDE, STRIDE, STRIDE, 5, 5, STRIDE):
         play.publish_bytes(bytes(length))
 
-    assert play.writing.commits == []
+    # What is smaller lies in the page that was committed as a whole.
+    assert play.writing.commits == [(PAGE + STRIDE, STRIDE), (PAGE, STRIDE)]
 
 
 def test_the_length_only_is_taken_of_a_checked_state_too() -> None:
@@ -252,12 +249,13 @@ def test_a_retired_side_raises_what_it_was_retired_with() -> None:
     play.writer.retire(lambda: LookupError("writer"))
     play.reader.retire(lambda: LookupError("reader"))
 
-    for call in (lambda: play.publish_bytes(b""), play.writer.beat, play.writer.latest):
+    writers: List[Callable[[], object]] = [lambda: play.publish_bytes(b""), play.writer.beat, play.writer.latest]
+    for call in writers:
         with pytest.raises(LookupError, match="writer"):
             call()
-    for call in (play.reader.read_bytes, play.reader.snapshot, play.reader.latest, play.reader.heartbeat):
+    for read in (play.reader.read_bytes, play.reader.snapshot, play.reader.latest, play.reader.heartbeat):
         with pytest.raises(LookupError, match="reader"):
-            call()
+            read()
 
 
 # Death and errors at every access of a publish.
@@ -316,9 +314,7 @@ def test_the_owner_after_a_death_at_any_access_publishes_the_same_version_anew(
 
 
 @pytest.mark.parametrize(("slots", "checksum", "weak"), VARIANTS)
-def test_a_publish_that_an_error_ended_at_any_access_can_be_made_again(
-    slots: int, checksum: bool, weak: bool
-) -> None:
+def test_a_publish_that_an_error_ended_at_any_access_can_be_made_again(slots: int, checksum: bool, weak: bool) -> None:
     for number in range(accesses_of_a_publish(3, slots, checksum, weak)):
         play = scene(slots, checksum=checksum, weak=weak)
         play.publish(3)
@@ -343,6 +339,20 @@ def test_memory_that_cannot_be_committed_changes_nothing() -> None:
         play.publish()
 
     assert bytes(play.shared.data) == before
+
+
+def test_memory_that_could_not_be_committed_is_asked_for_again() -> None:
+    play = scene(2)
+    play.publish(2)
+
+    for length in (STRIDE, STRIDE):
+        play.writing.stop_before(1)
+        with pytest.raises(Stopped, match="commit 1"):
+            play.publish_bytes(bytes(length))
+    play.writing.go_on()
+    play.publish_bytes(bytes(STRIDE))
+
+    assert play.writing.commits[-1] == (PAGE + STRIDE, STRIDE)
 
 
 # Everything that can come in between: for each access of a read, publishes before it, the last cut short anywhere.
@@ -430,7 +440,10 @@ R4_QUICK, R4_FULL = "words[intent_at] - version < slots", "words[INTENT] - versi
 MUTANTS = {
     "R4 allows one publish too many": [("- version < slots", "- version <= slots", 2)],
     "R4 is skipped": [(R4_QUICK, "True", 1), (R4_FULL, "True", 1)],
-    "R4 looks at LATEST": [(R4_QUICK, "words[LATEST] - version < slots", 1), (R4_FULL, "words[LATEST] - version < slots", 1)],
+    "R4 looks at LATEST": [
+        (R4_QUICK, "words[LATEST] - version < slots", 1),
+        (R4_FULL, "words[LATEST] - version < slots", 1),
+    ],
     "W1 is dropped": [(W1, "pass", 1)],
     "W1 and W3 are swapped": [(W1, "W3", 1), (W3, W1, 1), ("W3  # W1", W3, 1)],
     "W3 comes before the payload": [(W1, f"{W1}; {W3}", 1)],
@@ -470,7 +483,7 @@ def test_a_reader_that_reads_on_never_goes_back(slots: int) -> None:
     seen = []
 
     for place in range(40):
-        play.reading.once_before(place, lambda: play.publish(place % (2 * slots)))
+        play.reading.once_before(place, partial(play.publish, place % (2 * slots)))
         seen.append(snapshot_of(play.reader)[1])
 
     assert seen == sorted(seen)
@@ -509,7 +522,7 @@ def test_a_read_that_is_spoilt_every_time_ends_after_its_tries(read: str) -> Non
 @pytest.mark.parametrize(
     ("word", "value", "said"),
     [
-        ("LENGTH 1", STRIDE + 1, "LENGTH 4097 of 4096 at most"),
+        ("LENGTH 1", STRIDE + 1, "LENGTH 8193 of 8192 at most"),
         ("LENGTH 1", NEVER_WRITTEN, "LENGTH 18446744073709551615"),
         ("INTENT", 5, "INTENT 5"),
         ("INTENT", 2**64 - 1, "INTENT 18446744073709551615"),
@@ -580,7 +593,7 @@ def test_a_signal_handler_that_publishes_in_the_middle_of_a_publish_is_refused(
     for number in range(accesses_of_a_publish(slots, slots)):
         play = scene(slots)
         play.publish(slots)
-        refused = []
+        refused: List[str] = []
 
         def publish_in_between(play: Scene = play, refused: List[str] = refused) -> None:
             try:
@@ -604,7 +617,7 @@ def test_a_refusal_that_ends_the_publish_as_well_leaves_the_writer_usable(
 ) -> None:
     play = scene()
     play.publish()
-    on_signal(lambda: play.publish())
+    on_signal(play.publish)
     play.writing.once_before(3, lambda: signal.raise_signal(signal.SIGUSR1))
 
     with pytest.raises(ReentrantPublish):
@@ -693,7 +706,7 @@ def test_a_publish_from_a_signal_before_any_instruction_of_a_publish_leaves_the_
         play.publish(2)
 
         try:
-            publish_traced(play, at_instruction(number, lambda play=play: play.publish()))  # type: ignore[misc]
+            publish_traced(play, at_instruction(number, play.publish))
         except ReentrantPublish:
             refused += 1
 

@@ -72,7 +72,9 @@ def test_contiguous_bytes_of_any_kind_are_published_as_they_are(name: str, paylo
         assert reader.read_bytes() == bytes(payload)
 
 
-@pytest.mark.parametrize("payload", [memoryview(b"abcdef")[::2], "text", 5, None, [1]], ids=repr)
+@pytest.mark.parametrize(
+    "payload", [memoryview(b"abcdef")[::2], "text", 5, None, [1]], ids=["strided", "str", "int", "None", "list"]
+)
 @pytest.mark.parametrize("how", ["publish_bytes", "publish raw"])
 def test_what_is_not_contiguous_bytes_is_refused_and_the_last_state_stands(name: str, payload: Any, how: str) -> None:
     with StateWriter(name, codec="raw") as writer, StateReader(name) as reader:
@@ -89,7 +91,9 @@ def test_a_value_that_does_not_encode_publishes_nothing(name: str, codec: str) -
     with StateWriter(name, codec=codec) as writer, StateReader(name, codec=codec) as reader:
         writer.publish("before")
 
-        with pytest.raises(EncodeError, match=f"'{name}': a generator did not encode .*the last state stands") as caught:
+        with pytest.raises(
+            EncodeError, match=f"'{name}': a generator did not encode .*the last state stands"
+        ) as caught:
             writer.publish(i for i in range(3))
 
         assert caught.value.__cause__ is not None
@@ -130,11 +134,12 @@ def test_encode_gives_the_bytes_that_publish_would_publish(name: str) -> None:
 def test_a_beat_vouches_for_the_last_state_without_publishing(name: str) -> None:
     with StateWriter(name) as writer, StateReader(name) as reader:
         writer.publish(1)
-        until(lambda: reader.staleness > 0.005)
+        until(lambda: reader.age > 0.01)
 
         writer.beat()
 
-        assert reader.staleness < reader.age
+        # The age is taken after the staleness, so the difference is that of the two times, and more.
+        assert reader.age - reader.staleness > 0.009
         assert reader.version == 1
 
 
@@ -142,8 +147,13 @@ def test_an_exception_from_a_signal_leaves_the_writer_usable(name: str) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def encode(number: int) -> bytes:
+        if number:
+            signal.raise_signal(number)
+        return b"encoded"
+
     before = signal.signal(signal.SIGUSR1, interrupt)
-    codec = Codec("interrupted", lambda value: signal.raise_signal(value) or b"x" if value else b"ok", bytes)
+    codec = Codec("interrupted", encode, bytes)
     try:
         with StateWriter(name, codec=codec) as writer, StateReader(name, codec=codec) as reader:
             writer.publish(0)
@@ -303,8 +313,7 @@ def test_a_process_that_ends_removes_its_segments(name: str, way: str, code: int
 
     assert (done.code, done.out) == (code, "1\n")
     assert not exists(name)
-    assert ("LookupError: uncaught" in done.err) == (way == "error")
-    assert "shmstate" not in done.err.replace("/shmstate/", "") or way == "error"
+    assert ("LookupError: uncaught" in done.err) == (done.err != "") == (way == "error")
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])

@@ -1,0 +1,589 @@
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from typing import Any, Callable, Iterator, List
+
+import pytest
+
+from shmstate import (
+    Codec,
+    InvalidName,
+    InvalidOption,
+    StateReader,
+    StateWriter,
+    UnknownWorker,
+    WorkerDied,
+    WorkerPool,
+)
+from shmstate import pool as pool_module
+from shmstate.layout import SHM_DIR
+from tests.core import children
+from tests.core.children import Adder, Child, Pickled, Restored, has_ended, open_descriptors, run, until
+
+Start = Callable[..., Child]
+
+METHODS = ["spawn", "fork", "forkserver"]
+#: Where the start method makes no difference the quickest is taken.
+QUICK = {"start_method": "fork", "interval": 0.005}
+
+
+def segments(prefix: str) -> List[str]:
+    return [file for file in os.listdir(SHM_DIR) if prefix in file]
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on(prefix: str) -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def total(pool: WorkerPool, worker: str) -> int:
+    value: int = pool.query(worker).value["total"]
+    return value
+
+
+def kill(pool: WorkerPool, worker: str) -> int:
+    """``kill -9`` it, and wait until it is gone."""
+    pid = pool.pids[worker]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: has_ended(pid))
+    return pid
+
+
+# The ordinary life of a pool.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_messages_go_in_and_states_come_out(prefix: str, method: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder, "w2": Adder}, start_method=method, interval=0.01) as pool:
+        assert total(pool, "w1") == 0
+        for number in range(1, 11):
+            pool.send("w1", number)
+
+        until(lambda: total(pool, "w1") == 55)
+        answers = pool.query_all()
+
+        assert answers["w1"].value["handled"] == list(range(1, 11))
+        assert answers["w2"].value["total"] == 0
+        assert {worker: answer.value["pid"] for worker, answer in answers.items()} == pool.pids
+        assert len({os.getpid(), *pool.pids.values()}) == 3
+        assert all(answer.alive for answer in answers.values())
+        assert pool.ask("w1") == answers["w1"].value
+        assert pool.workers() == ["w1", "w2"]
+        assert pool.restarted == {"w1": 0, "w2": 0}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shutdown_drains_the_inbox_and_final_states_can_be_queried(prefix: str, method: str) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=60)
+    for _ in range(30):
+        pool.send("w1", "nap")
+
+    pool.shutdown()
+    pool.shutdown()
+
+    answer = pool.query("w1")
+    assert (answer.value["total"], answer.alive) == (30, False)
+    assert all(map(has_ended, pool.pids.values()))
+    assert segments(prefix) == []
+    pool.close()
+    with pytest.raises(UnknownWorker):
+        pool.query("w1")
+
+
+def test_a_new_pool_answers_at_once(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method="fork", interval=60) as pool:
+        assert pool.query("w1").version == 1
+
+
+def test_a_state_follows_its_messages_no_sooner_than_the_interval_and_at_the_end(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method="fork", interval=60) as pool:
+        for _ in range(20):
+            pool.send("w1", 1)
+
+        assert pool.ask("w1")["total"] >= 0
+        assert pool.query("w1").version == 1
+        pool.shutdown()
+        assert (total(pool, "w1"), pool.query("w1").version) == (20, 2)
+
+
+def test_asking_gives_a_state_newer_than_the_last_published(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method="fork", interval=60) as pool:
+        pool.send("w1", 7)
+
+        until(lambda: pool.ask("w1")["total"] == 7)
+
+        assert total(pool, "w1") == 0
+
+
+def test_a_message_larger_than_the_pipe_arrives_whole(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", b"x" * 5_000_000, timeout=30)
+
+        until(lambda: total(pool, "w1") == 5_000_000)
+
+
+def test_many_threads_may_send_and_query(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder, "w2": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+
+        def work(worker: str) -> None:
+            for _ in range(200):
+                pool.send(worker, 1)
+                pool.query(worker)
+                pool.ask(worker)
+
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in ("w1", "w2", "w1", "w2")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        until(lambda: total(pool, "w1") == total(pool, "w2") == 400)
+
+
+def test_what_an_older_fleet_left_is_removed_first(prefix: str) -> None:
+    with StateWriter(prefix + ".w1", slots=7) as old:
+        old.publish("old")
+        old.close(unlink=False)
+
+    with WorkerPool(prefix, {"w1": Restored}, **QUICK) as pool:  # type: ignore[arg-type]
+        answer = pool.query("w1")
+
+        assert answer.value["total"] == 0
+        assert answer.value["restored"] is None
+
+
+@pytest.mark.parametrize("codec", ["pickle", Codec("mine", pickle.dumps, pickle.loads)], ids=["pickle", "own"])
+def test_a_codec_that_runs_code_is_named_by_the_pool_to_both_sides(prefix: str, codec: Any) -> None:
+    with WorkerPool(prefix, {"w1": Pickled}, codec=codec, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", 5)
+
+        until(lambda: pool.query("w1").value == {"set": {1, 5}})
+
+
+def test_slots_and_max_size_are_those_of_the_workers_writers(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, slots=2, max_size=5000, codec="json", **QUICK):  # type: ignore[arg-type]
+        with StateReader(prefix + ".w1") as reader:
+            assert (reader.slots, reader.max_size, reader.codec) == (2, 8192, "json")
+
+
+def test_a_pool_leaves_no_descriptor_open(prefix: str) -> None:
+    WorkerPool(prefix, {"w1": Adder}, **QUICK).close()  # type: ignore[arg-type]
+    before = open_descriptors()
+
+    for _ in range(3):
+        WorkerPool(prefix, {"w1": Adder, "w2": Adder}, restarts=1, **QUICK).close()  # type: ignore[arg-type]
+
+    assert open_descriptors() == before
+
+
+# Death.
+
+
+def test_a_worker_that_was_killed_is_told_to_who_sends_and_still_answers(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder, "w2": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", 3)
+        until(lambda: total(pool, "w1") == 3)
+        pid = kill(pool, "w1")
+
+        with pytest.raises(WorkerDied, match=rf"'w1' \(pid {pid}\) died of SIGKILL"):
+            pool.send("w1", 1)
+        with pytest.raises(WorkerDied):
+            pool.ask("w1")
+
+        assert total(pool, "w1") == 3
+        until(lambda: not pool.query("w1").alive)
+        pool.send("w2", 4)
+        until(lambda: total(pool, "w2") == 4)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_machine_that_fails_is_told_with_its_traceback(prefix: str, method: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=0.01) as pool:
+        pool.send("w1", "fail")
+        until(lambda: has_ended(pool.pids["w1"]))
+
+        with pytest.raises(WorkerDied, match=r"(?s)'w1' .*Traceback.*children.py.*in fail.*LookupError: from the mach"):
+            pool.send("w1", 1)
+
+
+def test_a_machine_that_fails_while_it_is_asked_is_told_with_its_traceback(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", "fail")
+
+        with pytest.raises(WorkerDied, match="LookupError: from the machine"):
+            for _ in range(100):
+                pool.ask("w1", timeout=10)
+
+
+def test_a_machine_that_exits_is_told_with_its_code(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", "exit")
+        until(lambda: has_ended(pool.pids["w1"]))
+
+        with pytest.raises(WorkerDied, match="died with exit code 5"):
+            pool.send("w1", 1)
+
+
+def test_a_death_that_nobody_was_told_of_is_told_by_shutdown_once(prefix: str) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder, "w2": Adder}, **QUICK)  # type: ignore[arg-type]
+    pool.send("w1", "fail")
+    until(lambda: has_ended(pool.pids["w1"]))
+
+    with pytest.raises(WorkerDied, match="from the machine"):
+        pool.shutdown()
+    pool.shutdown()
+    pool.close()
+
+
+def test_a_death_that_was_told_is_not_told_again_by_shutdown(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        kill(pool, "w1")
+        with pytest.raises(WorkerDied):
+            pool.send("w1", 1)
+
+
+def test_a_death_never_hides_what_ended_the_block(prefix: str) -> None:
+    with pytest.raises(ZeroDivisionError), WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        kill(pool, "w1")
+        raise ZeroDivisionError
+
+
+# Restarts.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_that_dies_is_started_again_with_its_last_state_and_version(prefix: str, method: str) -> None:
+    with WorkerPool(prefix, {"w1": Restored, "w2": Adder}, start_method=method, interval=0.005, restarts=1) as pool:
+        pool.send("w1", 40)
+        until(lambda: total(pool, "w1") == 40)
+        version, first = pool.query("w1").version, kill(pool, "w1")
+
+        pool.send("w1", 2)
+
+        until(lambda: total(pool, "w1") == 42)
+        answer = pool.query("w1")
+        assert answer.value["restored"] == first
+        assert answer.value["pid"] == pool.pids["w1"] != first
+        assert answer.version > version
+        until(lambda: pool.query("w1").alive)
+        assert pool.restarted == {"w1": 1, "w2": 0}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_restart_comes_without_a_message(prefix: str, method: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=0.005, restarts=5) as pool:
+        first = kill(pool, "w1")
+
+        until(lambda: pool.query("w1").value["pid"] not in (first, None))
+
+
+def test_a_machine_without_restore_begins_anew(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, restarts=1, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", 40)
+        until(lambda: total(pool, "w1") == 40)
+        kill(pool, "w1")
+
+        until(lambda: total(pool, "w1") == 0)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_when_the_restarts_are_used_up_the_worker_is_dead(prefix: str, method: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=0.005, restarts=1) as pool:
+        first = kill(pool, "w1")
+        until(lambda: pool.query("w1").value["pid"] != first)
+        kill(pool, "w1")
+
+        def is_refused() -> bool:
+            try:
+                pool.send("w1", 1)
+            except WorkerDied as error:
+                return "SIGKILL" in str(error)
+            return False
+
+        until(is_refused)
+        assert pool.restarted == {"w1": 1}
+
+
+def test_a_machine_that_always_fails_uses_its_restarts_up_and_is_told(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, restarts=3, **QUICK) as pool:  # type: ignore[arg-type]
+        for _ in range(4):
+            pool.send("w1", "fail")
+            until(lambda: has_ended(pool.pids["w1"]))
+
+        with pytest.raises(WorkerDied, match="from the machine"):
+            pool.send("w1", "fail")
+        assert pool.restarted == {"w1": 3}
+
+
+# Starts that fail.
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        (children.make_nothing, "LookupError: no machine today"),
+        (children.Unencodable, "EncodeError: .*a object did not encode"),
+        (children.die_at_birth, "died with exit code 9"),
+    ],
+    ids=["raises", "unencodable", "exits"],
+)
+def test_a_worker_that_cannot_start_is_told_and_nothing_is_left_running(
+    prefix: str, method: str, machine: Any, said: str
+) -> None:
+    with pytest.raises(WorkerDied, match=f"(?s)'w2' .*{said}"):
+        WorkerPool(prefix, {"w1": Adder, "w2": machine}, start_method=method)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_machine_that_does_not_pickle_is_refused_and_nothing_is_left_running(prefix: str, method: str) -> None:
+    before = open_descriptors()
+
+    with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
+        WorkerPool(prefix, {"w1": Adder, "w2": lambda: Adder()}, start_method=method)  # noqa: PLW0108
+
+    assert open_descriptors() <= before + 4  # the resource tracker and the fork server have pipes of their own
+
+
+def test_a_worker_that_takes_too_long_to_start_is_told(prefix: str) -> None:
+    with pytest.raises(WorkerDied, match=r"'w1' \(pid \d+\) has published nothing within 0.2 seconds.*start_timeout"):
+        WorkerPool(prefix, {"w1": children.make_slowly}, start_method="fork", start_timeout=0.2)
+
+
+def test_a_state_that_somebody_alive_owns_stops_the_start_and_stays(prefix: str) -> None:
+    with StateWriter(prefix + ".w2") as owner:
+        owner.publish("mine")
+
+        with pytest.raises(WorkerDied, match=rf"(?s)'w2'.*NameInUse: .*pid {os.getpid()}"):
+            WorkerPool(prefix, {"w1": Adder, "w2": Adder}, start_method="fork")
+
+        with StateReader(prefix + ".w2") as reader:
+            assert (reader.get(), reader.writer_alive) == ("mine", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"start_method": "thread"}, "start_method='thread' is none of spawn, fork, forkserver"),
+        ({"interval": 0}, "interval=0"),
+        ({"interval": float("nan")}, "interval=nan"),
+        ({"slots": 1}, "slots=1"),
+        ({"max_size": 0}, "max_size=0"),
+        ({"codec": "yaml"}, "yaml"),
+    ],
+    ids=str,
+)
+def test_an_invalid_option_is_refused_before_anything_starts(prefix: str, options: Any, said: str) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        WorkerPool(prefix, {"w1": Adder}, **options)
+
+
+def test_a_pool_without_workers_is_refused(prefix: str) -> None:
+    with pytest.raises(InvalidOption, match="one worker at least"):
+        WorkerPool(prefix, {})
+
+
+@pytest.mark.parametrize(("fleet", "worker"), [("", "w1"), ("a/b", "w1"), ("fleet", "a/b"), ("fleet", "x" * 300)])
+def test_an_invalid_name_is_refused(fleet: str, worker: str) -> None:
+    with pytest.raises(InvalidName):
+        WorkerPool(fleet, {worker: Adder})
+
+
+def test_an_interval_longer_than_a_system_call_can_wait_is_refused_or_waited_for(prefix: str) -> None:
+    try:
+        pool = WorkerPool(prefix, {"w1": Adder}, start_method="fork", interval=1e7)
+    except InvalidOption:
+        return
+
+    with pool:
+        pool.send("w1", 5)
+        until(lambda: pool.ask("w1")["total"] == 5)
+
+
+# Workers that do not listen.
+
+
+@pytest.mark.parametrize("call", ["send", "query", "ask"])
+def test_an_unknown_worker_is_told_with_those_that_there_are(prefix: str, call: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder, "w2": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        with pytest.raises(UnknownWorker, match="no worker 'w3'; it has 'w1', 'w2'"):
+            getattr(pool, call)(*["w3", 1][: 2 if call == "send" else 1])
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", "doze")
+        pool.send("w1", 5)
+        until(lambda: is_busy(pool))
+
+        until(lambda: pool.ask("w1")["total"] == 5)
+
+
+def is_busy(pool: WorkerPool) -> bool:
+    try:
+        pool.ask("w1", timeout=0.01)
+    except TimeoutError as error:
+        assert "no answer within 0.01 seconds" in str(error)
+        return True
+    return False
+
+
+def test_a_full_inbox_is_a_timeout_and_what_was_taken_is_handled_later(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        os.kill(pool.pids["w1"], signal.SIGSTOP)
+        sent = 0
+
+        with pytest.raises(TimeoutError, match=r"'w1': its inbox was full for 0.05 seconds"):
+            while True:
+                pool.send("w1", b"x" * 1000, timeout=0.05)
+                sent += 1
+        answer = pool.query("w1")
+        os.kill(pool.pids["w1"], signal.SIGCONT)
+
+        assert answer.alive
+        assert sent > 5
+        until(lambda: total(pool, "w1") == 1000 * sent)
+
+
+def test_a_worker_that_hangs_is_terminated_with_a_warning(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder, "w2": Adder}, **QUICK)  # type: ignore[arg-type]
+    pool.send("w1", "hang")
+    pool.send("w2", 2)
+    until(lambda: is_busy(pool))
+
+    with caplog.at_level(logging.WARNING, logger="shmstate"):
+        pool.shutdown(timeout=0.3)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "worker 'w1' did not end within 0.3 seconds; terminated"
+    ]
+    assert total(pool, "w2") == 2
+    assert total(pool, "w1") == 0
+    pool.close()
+
+
+def test_a_worker_that_ignores_termination_is_killed(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_TERMINATE_GRACE", 0.2)
+    pool = WorkerPool(prefix, {"w1": Adder}, **QUICK)  # type: ignore[arg-type]
+    pool.send("w1", "hang_hard")
+    until(lambda: is_busy(pool))
+
+    with pytest.raises(WorkerDied, match=r"'w1' .* died of SIGKILL"):
+        pool.shutdown(timeout=0.2)
+    pool.close()
+
+
+def test_a_stopped_worker_does_not_outlive_its_pool(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_TERMINATE_GRACE", 0.2)
+    pool = WorkerPool(prefix, {"w1": Adder}, **QUICK)  # type: ignore[arg-type]
+    os.kill(pool.pids["w1"], signal.SIGSTOP)
+
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        pool.shutdown(timeout=0.1)
+    pool.close()
+
+
+def test_a_pool_that_was_shut_down_takes_no_messages(prefix: str) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder}, **QUICK)  # type: ignore[arg-type]
+    pool.shutdown()
+
+    with pytest.raises(WorkerDied, match="'w1': the pool was shut down"):
+        pool.send("w1", 1)
+    with pytest.raises(WorkerDied):
+        pool.ask("w1")
+    pool.close()
+
+
+def test_shutdown_does_not_wait_for_a_thread_that_waits_for_room(prefix: str) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder}, **QUICK)  # type: ignore[arg-type]
+    errors: List[BaseException] = []
+
+    def send_for_ever() -> None:
+        try:
+            while True:
+                pool.send("w1", b"x" * 1000)
+        except (WorkerDied, OSError) as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=send_for_ever)
+    thread.start()
+    began = time.monotonic()
+    pool.shutdown()
+    thread.join(30)
+
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 30
+    assert [type(error).__name__ for error in errors] == ["WorkerDied"]
+    pool.close()
+
+
+# Pools that end as they should not.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_whose_pool_was_killed_end_and_leave_nothing(start: Start, prefix: str, method: str) -> None:
+    child = start(children.run_a_pool, prefix, method, "wait")
+    pids = [int(pid) for pid in child.line().split()]
+
+    child.kill()
+
+    until(lambda: all(map(has_ended, pids)))
+    until(lambda: segments(prefix) == [])
+    assert child.finish() == (-9, "", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_whose_pool_is_killed_while_they_start_end_and_leave_nothing(
+    start: Start, prefix: str, method: str
+) -> None:
+    child = start(children.start_a_pool, prefix, method)
+    pids = [int(child.line()) for _ in range(2)]
+
+    child.kill()
+
+    until(lambda: all(map(has_ended, pids)))
+    assert segments(prefix) == []
+    assert child.finish() == (-9, "", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_is_the_pools_affair_and_no_worker_prints_a_traceback(start: Start, prefix: str, method: str) -> None:
+    child = start(children.run_a_pool, prefix, method, "wait")
+    pids = [int(pid) for pid in child.line().split()]
+
+    os.killpg(child.pid, signal.SIGINT)
+
+    assert child.line() == "interrupted []"
+    assert child.finish() == (0, "end\n", "")
+    assert all(map(has_ended, pids))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how_it_ends", ["return", "sys.exit"])
+def test_a_process_that_ends_without_shutdown_leaves_nothing_and_does_not_hang(
+    prefix: str, method: str, how_it_ends: str
+) -> None:
+    done = run(children.run_a_pool, prefix, method, how_it_ends)
+
+    pids, *rest = done.out.splitlines()
+    assert (done.code, rest, done.err) == (0, ["end"] if how_it_ends == "return" else [], "")
+    assert all(has_ended(int(pid)) for pid in pids.split())
+    assert segments(prefix) == []
+
+
+@pytest.mark.parametrize("how_it_ends", ["shutdown", "del", "hanging"])
+def test_however_a_pool_is_let_go_of_nothing_is_left(prefix: str, how_it_ends: str) -> None:
+    done = run(children.run_a_pool, prefix, "fork", how_it_ends)
+
+    pids, *rest = done.out.splitlines()
+    assert (done.code, rest) == (0, ["end"])
+    assert all(has_ended(int(pid)) for pid in pids.split())
+    assert segments(prefix) == []
+    assert "Traceback" not in done.err

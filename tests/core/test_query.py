@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import os
+import threading
+from typing import Callable, Iterator
+
+import pytest
+
+from shmstate import (
+    CodecMismatch,
+    DecodeError,
+    InvalidName,
+    InvalidOption,
+    NotPublished,
+    QueryService,
+    StateNotFound,
+    StateWriter,
+    UnknownWorker,
+    ownership,
+)
+from shmstate.memory import path_of
+from shmstate.query import state_name
+from tests.core import children
+from tests.core.children import Child, open_descriptors, until
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture
+def service(prefix: str) -> Iterator[QueryService]:
+    """Asks the states of the test's own fleet, anew each time whether their writers live."""
+    with QueryService(prefix, recheck=0) as service:
+        yield service
+
+
+def open_worker(service: QueryService, worker: str, **options: object) -> StateWriter:
+    return StateWriter(state_name(service.fleet, worker), **options)  # type: ignore[arg-type]
+
+
+# Asking.
+
+
+def test_an_answer_is_the_latest_state_with_how_far_to_trust_it(service: QueryService) -> None:
+    with open_worker(service, "w1") as writer:
+        writer.publish("old")
+        writer.publish({"jobs": 3})
+
+        answer = service.query("w1")
+
+        assert (answer.worker, answer.value, answer.version, answer.alive) == ("w1", {"jobs": 3}, 2, True)
+        assert 0 < answer.staleness <= answer.age < 60
+
+
+def test_each_query_sees_what_was_published_last(service: QueryService) -> None:
+    with open_worker(service, "w1") as writer:
+        for jobs in range(20):
+            writer.publish(jobs)
+            assert service.query("w1").value == jobs
+
+
+def test_a_beat_makes_an_answer_fresh_without_making_it_young(service: QueryService) -> None:
+    with open_worker(service, "w1") as writer:
+        writer.publish(1)
+        until(lambda: service.query("w1").age > 0.01)
+
+        writer.beat()
+        answer = service.query("w1")
+
+        assert answer.age - answer.staleness > 0.01
+
+
+def test_all_workers_answer_by_name(service: QueryService) -> None:
+    with open_worker(service, "b") as b, open_worker(service, "a") as a, open_worker(service, "c.d"):
+        a.publish("of a")
+        b.publish("of b")
+
+        answers = service.query_all()
+
+        assert {worker: answer.value for worker, answer in answers.items()} == {"a": "of a", "b": "of b"}
+        assert service.workers() == ["a", "b", "c.d"]
+
+
+def test_a_fleet_without_workers_has_no_answers(service: QueryService) -> None:
+    assert service.workers() == []
+    assert service.query_all() == {}
+
+
+def test_states_of_other_fleets_are_none_of_its_workers(service: QueryService) -> None:
+    with StateWriter(service.fleet + "-other.w1"), StateWriter(service.fleet):
+        assert service.workers() == []
+
+
+def test_an_unknown_worker_is_told_with_those_that_there_are(service: QueryService) -> None:
+    with open_worker(service, "w1"), open_worker(service, "w2"), pytest.raises(
+        UnknownWorker, match=f"fleet '{service.fleet}' has no worker 'w3'; it has 'w1', 'w2'. Has it started"
+    ) as caught:
+        service.query("w3")
+
+    assert isinstance(caught.value, StateNotFound)
+
+
+def test_an_unknown_worker_of_an_empty_fleet_is_told_that_there_is_none(service: QueryService) -> None:
+    with pytest.raises(UnknownWorker, match="it has none"):
+        service.query("w1")
+
+
+def test_a_worker_that_has_not_published_is_told_so_by_itself_and_left_out_of_all(service: QueryService) -> None:
+    with open_worker(service, "w1"):
+        with pytest.raises(NotPublished, match=state_name(service.fleet, "w1")):
+            service.query("w1")
+        assert service.query_all() == {}
+
+
+@pytest.mark.parametrize("worker", ["", "a/b", "x" * 300])
+def test_a_worker_whose_name_cannot_be_one_is_refused_or_unknown(service: QueryService, worker: str) -> None:
+    with pytest.raises((InvalidName, UnknownWorker)):
+        service.query(worker)
+
+
+def test_a_state_that_does_not_decode_is_told(service: QueryService) -> None:
+    with open_worker(service, "w1") as writer:
+        writer.publish_bytes(b"\xc1")
+
+        with pytest.raises(DecodeError, match=state_name(service.fleet, "w1")):
+            service.query("w1")
+
+
+def test_a_fleet_written_with_pickle_is_read_by_who_names_it(prefix: str) -> None:
+    with StateWriter(prefix + ".w1", codec="pickle") as writer:
+        writer.publish({1, 2})
+
+        with QueryService(prefix) as unnamed, pytest.raises(CodecMismatch):
+            unnamed.query("w1")
+        with QueryService(prefix, codec="pickle") as named:
+            assert named.query("w1").value == {1, 2}
+
+
+# Workers that end and come back.
+
+
+def test_a_dead_worker_answers_with_its_last_state_and_is_not_alive(service: QueryService, start: Start) -> None:
+    name = state_name(service.fleet, "w1")
+    child = start(children.own, name)
+    child.line()
+    assert service.query("w1").alive
+
+    child.kill()
+    answer = service.query("w1")
+
+    assert (answer.value, answer.alive) == ({"from": child.pid}, False)
+    assert ownership.remove_if_dead(path_of(name), name)
+
+
+def test_a_worker_that_is_found_dead_answers_too(service: QueryService) -> None:
+    writer = open_worker(service, "w1")
+    writer.publish("last")
+    writer.close(unlink=False)
+
+    assert service.query("w1")[1:3] == ("last", 1)
+    assert not service.query("w1").alive
+
+    open_worker(service, "w1").close()
+
+
+def test_a_worker_that_closed_still_answers_and_is_still_listed(service: QueryService) -> None:
+    with open_worker(service, "w1") as writer:
+        writer.publish("last")
+        service.query("w1")
+
+    assert service.query("w1").value == "last"
+    assert not service.query("w1").alive
+    assert service.workers() == ["w1"]
+    assert service.query_all()["w1"].value == "last"
+
+
+def test_a_worker_that_closed_before_it_was_asked_is_unknown(service: QueryService) -> None:
+    with open_worker(service, "w1") as writer:
+        writer.publish(1)
+
+    with pytest.raises(UnknownWorker):
+        service.query("w1")
+
+
+def test_an_heir_of_the_same_segment_is_followed(service: QueryService) -> None:
+    writer = open_worker(service, "w1")
+    writer.publish("first")
+    assert service.query("w1").alive
+    writer.close(unlink=False)
+    assert not service.query("w1").alive
+
+    with open_worker(service, "w1") as heir:
+        assert service.query("w1")[1:3] == ("first", 1)
+        assert service.query("w1").alive
+        heir.publish("second")
+        assert service.query("w1")[1:3] == ("second", 2)
+
+
+def test_a_worker_that_comes_back_is_followed_once_it_has_published(service: QueryService) -> None:
+    with open_worker(service, "w1") as first:
+        first.publish("first")
+        service.query("w1")
+    with open_worker(service, "w1") as second:
+        answer = service.query("w1")
+        assert (answer.value, answer.alive) == ("first", False)
+
+        second.publish("second")
+        answer = service.query("w1")
+
+        assert (answer.value, answer.alive) == ("second", True)
+
+
+def test_following_many_restarts_keeps_no_more_open_than_the_last(service: QueryService) -> None:
+    before = None
+    for turn in range(8):
+        with open_worker(service, "w1") as writer:
+            writer.publish(turn)
+            assert service.query("w1").value == turn
+        before = before or open_descriptors()
+
+    assert open_descriptors() <= (before or 0)
+
+
+# When the kernel is asked.
+
+
+def test_an_answer_about_life_is_believed_for_as_long_as_told(prefix: str) -> None:
+    with QueryService(prefix, recheck=3600) as service:
+        with open_worker(service, "w1") as writer:
+            writer.publish(1)
+            assert service.query("w1").alive
+
+        assert service.query("w1").alive  # an hour ago, as it were
+
+        service.look_again()
+        assert not service.query("w1").alive
+
+
+def test_a_restart_is_noticed_only_when_the_kernel_is_asked(prefix: str) -> None:
+    with QueryService(prefix, recheck=3600) as service:
+        with open_worker(service, "w1") as writer:
+            writer.publish("first")
+            service.query("w1")
+        with open_worker(service, "w1") as writer:
+            writer.publish("second")
+            assert service.query("w1").value == "first"
+
+            service.look_again()
+            assert service.query("w1").value == "second"
+
+
+# Attaching, closing, threads.
+
+
+def test_a_worker_can_be_attached_ahead_of_its_first_publish(service: QueryService) -> None:
+    with open_worker(service, "w1") as writer:
+        service.attach("w1")
+        service.attach("w1")
+        writer.publish(1)
+        os.unlink(path_of(state_name(service.fleet, "w1")))
+
+        assert service.query("w1").value == 1
+
+
+def test_attaching_waits_for_the_state_to_exist(service: QueryService, start: Start) -> None:
+    start(children.own, state_name(service.fleet, "w1"))
+
+    service.attach("w1", timeout=30)
+
+    assert service.workers() == ["w1"]
+
+
+def test_attaching_an_unknown_worker_says_so(service: QueryService) -> None:
+    with pytest.raises(UnknownWorker):
+        service.attach("w1", timeout=0.01)
+
+
+def test_closing_forgets_the_workers_and_keeps_nothing_open(prefix: str) -> None:
+    with StateWriter(prefix + ".w1") as writer:
+        writer.publish(1)
+        before = open_descriptors()
+        service = QueryService(prefix)
+        service.query("w1")
+
+        service.close()
+        service.close()
+
+        assert open_descriptors() == before
+        assert os.path.exists(path_of(prefix + ".w1"))
+    assert service.workers() == []
+
+
+def test_threads_may_share_a_service_also_while_workers_come_back(service: QueryService) -> None:
+    errors = []
+    done = threading.Event()
+
+    def ask() -> None:
+        last = -1
+        while not done.is_set():
+            try:
+                value = service.query("w1").value
+            except Exception as error:
+                errors.append(error)
+                return
+            if value < last:
+                errors.append(AssertionError(f"{value} after {last}"))
+            last = value
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    with open_worker(service, "w1") as writer:
+        writer.publish(0)
+        for thread in threads:
+            thread.start()
+    for turn in range(1, 20):
+        with open_worker(service, "w1") as writer:
+            writer.publish(turn)
+            until(lambda: service.query("w1").value == turn)  # noqa: B023
+    done.set()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+
+
+# Options.
+
+
+@pytest.mark.parametrize("recheck", [-1, float("nan")])
+def test_a_recheck_out_of_range_is_refused(prefix: str, recheck: float) -> None:
+    with pytest.raises(InvalidOption, match="recheck="):
+        QueryService(prefix, recheck=recheck)
+
+
+@pytest.mark.parametrize("fleet", ["", "a/b", " a"])
+def test_an_invalid_fleet_is_refused(fleet: str) -> None:
+    with pytest.raises(InvalidName):
+        QueryService(fleet)
+
+
+def test_an_unknown_codec_is_refused_at_the_latest_by_the_first_query(prefix: str) -> None:
+    with StateWriter(prefix + ".w1"), pytest.raises(InvalidOption, match="yaml"):
+        QueryService(prefix, codec="yaml").query("w1")
