@@ -170,7 +170,6 @@ def test_show_of_raw_bytes(name: str, capsys: pytest.CaptureFixture[str]) -> Non
         (msgpack.ExtType(5, b"x"), [5, {"base64": "eA=="}]),
         ([True, 2, None, "s"], [True, 2, None, "s"]),
     ],
-    ids=repr,
 )
 def test_what_json_lacks_becomes_what_it_has(value: Any, expected: Any) -> None:
     assert json.loads(json.dumps(jsonable(value), allow_nan=False)) == expected

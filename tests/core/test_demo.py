@@ -18,11 +18,12 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple, cast
 import msgpack
 import pytest
 
-from shmstate import OutOfSharedMemory, ShmStateError, StateWriter, WorkerPool, list_states
+from shmstate import OutOfSharedMemory, ShmStateError, StateWriter, WorkerPool, list_states, reclaim
 from shmstate.demo import run as demo_run
 from shmstate.demo.census import Census, sources_under, standard_library
 from shmstate.demo.report import as_text, differences, latency, summarize
-from shmstate.demo.run import left_over, memory_needed, require_room
+from shmstate.demo.run import Options, left_over, memory_needed, require_room
+from shmstate.demo.screen import Screen
 from shmstate.demo.signals import Interrupted, Interruptions
 from shmstate.demo.watch import WINDOW, Watch
 from shmstate.layout import SHM_DIR
@@ -189,6 +190,52 @@ def test_workers_whose_demo_is_killed_end_and_leave_nothing(demo: Demo, method: 
 
     until(lambda: segments_of(process) == [])
     assert err == ""
+
+
+def interrupted_there(*args: Any, **kwargs: Any) -> None:
+    """Stands where something long is done: a signal comes, and it would go on."""
+    signal.raise_signal(signal.SIGINT)
+    raise AssertionError("it went on")
+
+
+def test_a_start_that_takes_long_is_cut_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_run, "WorkerPool", interrupted_there)
+
+    assert demo_run.demonstrate(Options(workers=1, files=1)) == 130
+    assert capsys.readouterr().err == INTERRUPTED
+
+
+def test_the_count_in_one_process_is_cut_short(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with Interruptions() as interruptions:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            demo_run._count_alone(str(tmp_path), ["a.py", "b.py"], Screen(sys.stdout), interruptions)
+
+    assert capsys.readouterr().out == ""
+
+
+def test_what_workers_leave_that_end_a_little_later_is_waited_for(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = StateWriter(f"{prefix}.w1")
+    looks: List[str] = []
+
+    def reclaim_and_then_end_the_worker(prefix: str) -> List[str]:
+        removed = reclaim(prefix)
+        looks.append(prefix)
+        writer.close(unlink=False)
+        return removed
+
+    monkeypatch.setattr(demo_run, "reclaim", reclaim_and_then_end_the_worker)
+
+    assert demo_run._clean_up(prefix) == []
+    assert looks == [f"{prefix}."] * 2
+
+
+def test_what_does_not_go_away_is_named(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_run, "CLEAN_UP_TIMEOUT", 0.05)
+    with StateWriter(f"{prefix}.w1"):
+        assert demo_run._clean_up(prefix) == [f"shmstate.{prefix}.w1"]
 
 
 # Little memory.
@@ -457,6 +504,33 @@ def test_a_worker_that_gives_no_sign_of_life_is_named_and_then_given_up(
     monkeypatch.setattr("shmstate.demo.watch.STALLED", 0.1)
     with pytest.raises(ShmStateError, match="no sign of life"):
         until(lambda: watch.step() and False)
+
+
+def test_a_worker_that_was_slow_and_speaks_again_is_not_given_up(
+    watch: Watch, pool: PlayedPool, census: Census, sources: List[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shmstate.demo.watch.STALE", 0.05)
+    worker = watch.workers[0]
+    until(lambda: watch.step() is worker)
+
+    census.handle(sources[0])
+    pool.publish(census)
+
+    assert watch.step() is None
+    assert worker.stale_since is None  # so the next silence counts from its own beginning
+
+
+def test_the_watch_is_cut_short_by_a_signal(
+    pool: PlayedPool, sources: List[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for limit in ("STALE", "STALLED"):  # or it would wait for the played worker
+        monkeypatch.setattr(f"shmstate.demo.watch.{limit}", 0.05)
+    with Interruptions() as interruptions:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            demo_run._watch(cast("WorkerPool", pool), sources, 0, Screen(sys.stdout), interruptions)
+
+    assert (capsys.readouterr().out, pool.sent) == ("", [])
 
 
 # The report.

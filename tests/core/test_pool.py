@@ -23,6 +23,7 @@ from shmstate import (
 )
 from shmstate import pool as pool_module
 from shmstate.layout import SHM_DIR
+from shmstate.member import Member
 from tests.core import children
 from tests.core.children import Adder, Child, Pickled, Restored, has_ended, open_descriptors, run, until
 
@@ -419,11 +420,13 @@ def test_an_unknown_worker_is_told_with_those_that_there_are(prefix: str, call: 
 
 def test_an_answer_that_comes_too_late_is_not_taken_for_the_next(prefix: str) -> None:
     with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
-        pool.send("w1", "doze")
+        os.kill(pool.pids["w1"], signal.SIGSTOP)
+        assert is_busy(pool)
         pool.send("w1", 5)
-        until(lambda: is_busy(pool))
+        os.kill(pool.pids["w1"], signal.SIGCONT)
+        until(lambda: total(pool, "w1") == 5)
 
-        until(lambda: pool.ask("w1")["total"] == 5)
+        assert pool.ask("w1")["total"] == 5
 
 
 def is_busy(pool: WorkerPool) -> bool:
@@ -563,6 +566,25 @@ def test_ctrl_c_is_the_pools_affair_and_no_worker_prints_a_traceback(start: Star
     assert child.line() == "interrupted []"
     assert child.finish() == (0, "end\n", "")
     assert all(map(has_ended, pids))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_while_a_worker_starts_does_not_end_it(
+    prefix: str, method: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    launch = Member.launch
+
+    def launch_and_interrupt(member: Member, *args: Any) -> None:
+        launch(member, *args)
+        os.kill(member.process.pid, signal.SIGINT)
+
+    monkeypatch.setattr(Member, "launch", launch_and_interrupt)
+
+    with WorkerPool(prefix, {"w1": Adder, "w2": Adder}, start_method=method, interval=0.005) as pool:
+        pool.send("w1", 5)
+        until(lambda: total(pool, "w1") == 5)
+
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("method", METHODS)

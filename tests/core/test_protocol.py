@@ -658,11 +658,13 @@ def instructions_of_a_publish() -> int:
         return local and trace
 
     publish_traced(play, trace)
+    assert len(counted) > 50
     return len(counted)
 
 
 def publish_traced(play: Scene, trace: Callable[..., Any]) -> None:
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # 3.12 takes notice of it only when a trace function is set after it
     sys.settrace(trace)
     try:
         play.publish()
