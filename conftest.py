@@ -1,8 +1,9 @@
-"""Hypothesis profiles, and nothing else: ``HYPOTHESIS_PROFILE=thorough pytest`` looks longer."""
+"""Hypothesis profiles (``HYPOTHESIS_PROFILE=thorough pytest`` looks longer), and signals as tests expect them."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
@@ -11,3 +12,6 @@ from hypothesis import settings
 settings.register_profile("quick", deadline=None, derandomize=False, print_blob=True, max_examples=100)
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=2000, stateful_step_count=100)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+# A shell that runs something in the background has it ignore SIGINT, and its children inherit that. Tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)

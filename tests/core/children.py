@@ -322,6 +322,8 @@ def be_killed_at_every_line(name: str) -> None:
             os._exit(0)
         died = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         say(line, pid)
+        if not wait_for_the_test():
+            return
         line += 1
     say("done", line)
 

@@ -98,24 +98,45 @@ def read_until(process: subprocess.Popen[str], text: str) -> None:
 # Whole runs.
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_what_the_workers_counted_is_what_one_process_counts(demo: Demo, method: str) -> None:
-    process = demo("--files", "40", "--workers", "2", "--json", "--start-method", method)
+@pytest.fixture(scope="module", params=METHODS)
+def report(request: pytest.FixtureRequest) -> Dict[str, Any]:
+    """What a whole run on 40 files reports to programs."""
+    arguments = ["--files", "40", "--workers", "2", "--json", "--start-method", request.param]
+    command = [sys.executable, "-m", "shmstate", "demo", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT, check=False)
+    said: Dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, said["held"]) == (0, True)
+    return said
 
-    out, _ = process.communicate()
 
-    report = json.loads(out)
+def test_what_the_workers_counted_is_what_one_process_counts(report: Dict[str, Any]) -> None:
     alone = Census(standard_library())
     for path in sources_under(standard_library(), 40):
         alone.handle(path)
-    assert process.returncode == 0
-    assert (report["held"], report["failures"], report["torn"], report["left_in_shm"]) == (True, [], 0, [])
+
     assert report["totals"] == alone.state()["totals"]
+
+
+def test_states_are_read_whole_while_they_grow(report: Dict[str, Any]) -> None:
+    assert (report["failures"], report["torn"], report["left_in_shm"]) == ([], 0, [])
     assert report["growths"] > 0
     assert report["smallest_state"] < 200
     assert report["largest_state"] > 10_000
-    assert report["snapshot"]["times"] + report["query"]["times"] == report["reads"] > 0
-    assert 0 < report["snapshot"]["p50"] <= report["snapshot"]["p99"] <= report["snapshot"]["max"]
+
+
+def test_every_read_is_timed(report: Dict[str, Any]) -> None:
+    snapshot = report["snapshot"]
+
+    assert snapshot["times"] + report["query"]["times"] == report["reads"] > 0
+    assert 0 < snapshot["p50"] <= snapshot["p99"] <= snapshot["max"]
+
+
+def test_what_it_says_it_needs_is_at_least_what_it_takes(report: Dict[str, Any]) -> None:
+    files = sources_under(standard_library(), 40)
+
+    needed = memory_needed(standard_library(), files, 2)
+
+    assert 2 * 4 * report["largest_state"] <= needed < memory_needed(standard_library(), files, 4)
 
 
 def test_the_report_is_one_screen_of_text(demo: Demo) -> None:
@@ -131,7 +152,7 @@ def test_the_report_is_one_screen_of_text(demo: Demo) -> None:
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_totals_still_match_when_workers_are_killed_in_the_middle(demo: Demo, method: str) -> None:
-    process = demo("--files", "80", "--workers", "2", "--json", "--start-method", method)
+    process = demo("--files", "60", "--workers", "2", "--json", "--start-method", method)
 
     first = kill_one(process, version=2)
     second = kill_one(process, version=3, but=(first,))
@@ -140,7 +161,7 @@ def test_totals_still_match_when_workers_are_killed_in_the_middle(demo: Demo, me
     report = json.loads(out)
     assert process.returncode == 0
     assert report["held"]
-    assert report["totals"]["files"] == 80
+    assert report["totals"]["files"] == 60
     assert report["restarts"] == 2
     assert {death["pid"] for death in report["deaths"]} <= {first, second}
     assert sum(death["sent_again"] for death in report["deaths"]) > 0
@@ -164,8 +185,8 @@ def test_totals_still_match_when_workers_are_killed_in_the_middle(demo: Demo, me
 def test_a_signal_ends_it_quickly_with_one_line_and_nothing_left(
     demo: Demo, method: str, moment: str, signum: int, to_group: bool
 ) -> None:
-    files = "100" if "again" in moment else "800"
-    process = demo("--files", files, "--start-method", method)
+    files = "60" if "again" in moment else "800"
+    process = demo("--files", files, "--workers", "2", "--start-method", method)
     read_until(process, "workers (")
     if moment != "workers (":
         read_until(process, moment)
@@ -250,7 +271,7 @@ def with_shm(size: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_works_with_64_mb_of_shared_memory() -> None:
-    done = with_shm("64m", "--files", "20")
+    done = with_shm("64m", "--files", "20", "--workers", "2")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("All of it held.\n")
@@ -265,14 +286,6 @@ def test_with_too_little_shared_memory_it_says_what_it_needs_and_what_is_there()
         r" .* The demo's states take up to [\d.]+ MB in /dev/shm; fewer --files or --workers take less\n",
         done.stderr,
     )
-
-
-def test_what_it_says_it_needs_is_at_least_what_it_takes(demo: Demo) -> None:
-    out, _ = demo("--files", "60", "--workers", "2", "--json", "--start-method", "fork").communicate()
-
-    files = sources_under(standard_library(), 60)
-    assert memory_needed(standard_library(), files, 2) >= 2 * 4 * json.loads(out)["largest_state"]
-    assert memory_needed(standard_library(), files, 2) < memory_needed(standard_library(), files, 4)
 
 
 def test_room_for_the_states_counts_what_they_have_already(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,11 +509,9 @@ def test_a_worker_that_gives_no_sign_of_life_is_named_and_then_given_up(
     watch: Watch, pool: PlayedPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shmstate.demo.watch.STALE", 0.05)
-    named: List[Any] = []
 
-    until(lambda: named.append(watch.step()) or named[-1])
+    until(lambda: watch.step() is watch.workers[0])
 
-    assert named[-1] is watch.workers[0]
     monkeypatch.setattr("shmstate.demo.watch.STALLED", 0.1)
     with pytest.raises(ShmStateError, match="no sign of life"):
         until(lambda: watch.step() and False)
