@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import select
 import signal
 import threading
 import time
 from contextlib import suppress
 from multiprocessing.context import BaseContext
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from shmstate import memory, ownership, worker
 from shmstate.errors import EncodeError, ShmStateError, WorkerDied
@@ -30,7 +31,8 @@ class Member:
         self.questions = 0
         self.restarts = 0
         self.died: Optional[WorkerDied] = None
-        self.told = False  # whether somebody was given `died`
+        self.told = False  # whether somebody was told of the death
+        self.last_words: Optional[str] = None  # what a dying worker told somebody who was asking
 
     @property
     def is_running(self) -> bool:
@@ -62,7 +64,7 @@ class Member:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
-            self.process, self.died = process, None
+            self.process, self.died, self.told, self.last_words = process, None, False, None
         except (OSError, EOFError) as error:  # EOFError: the fork server died
             self.died = WorkerDied(f"worker {self.name!r} could not be started: {error}")
             raise self.died from error
@@ -89,51 +91,82 @@ class Member:
             self.record_death(detail)
         raise self.bury()
 
-    def write(self, message: Any, timeout: Optional[float]) -> None:
-        """Put a message into the inbox; see WorkerPool.send. Raises TimeoutError, OSError if the worker is gone."""
-        if not self.has_room(timeout):
+    def write(self, message: Any, timeout: Optional[float], given_up: Callable[[], bool]) -> None:
+        """Put a message into the inbox; see WorkerPool.send. With ``turn`` held.
+
+        Raises TimeoutError, WorkerDied if ``given_up()`` while it waits, OSError if the worker is gone.
+        """
+        if not self._has_room(timeout, given_up):
+            if given_up():
+                raise WorkerDied(f"worker {self.name!r}: the pool was shut down while its inbox was full")
             raise TimeoutError(f"worker {self.name!r}: its inbox was full for {timeout} seconds")
         self.inbox.send((worker.MESSAGE, message))
 
-    def has_room(self, timeout: Optional[float]) -> bool:
+    def _has_room(self, timeout: Optional[float], given_up: Callable[[], bool]) -> bool:
         """Wait until the inbox takes something, or would fail at once."""
         poll = select.poll()
         poll.register(self.inbox.fileno(), select.POLLOUT)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not poll.poll(1000 * max(0.0, min(_LOOK_UP, deadline - time.monotonic()))):
+            if given_up() or time.monotonic() >= deadline:
+                return False
+        return True
 
     def ask(self, timeout: Optional[float]) -> Any:
         """The state, from the worker itself; see WorkerPool.ask."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self.asking:
-            control = self.control
-            self.questions += 1
+        reply = None
+        if self.asking.acquire(timeout=-1 if timeout is None else timeout):
             try:
-                control.send((worker.ASK, self.questions))
-                while control.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                    kind, detail = control.recv()
-                    if kind == worker.ANSWER and detail[0] == self.questions:  # and not one that came too late
-                        return detail[1]
-                    if kind == worker.REFUSAL and detail[0] == self.questions:
-                        raise EncodeError(f"worker {self.name!r} could not give its state:\n\n{detail[1]}")
-                    if kind == worker.DIED:
-                        self.record_death(detail)
-                        raise self.failure()
-            except (EOFError, OSError) as error:
-                raise WorkerDied(f"worker {self.name!r} died while it was asked for its state") from error
-        raise TimeoutError(f"worker {self.name!r}: no answer within {timeout} seconds")
+                reply = self._question(deadline)
+            finally:
+                self.asking.release()
+        if reply is None:
+            raise TimeoutError(f"worker {self.name!r}: no answer within {timeout} seconds")
+        kind, detail = reply
+        if kind == worker.ANSWER:
+            return detail
+        if kind == worker.REFUSAL:
+            raise EncodeError(f"worker {self.name!r} could not give its state:\n\n{detail}")
+        self.told = True
+        error = f", with this error:\n\n{detail}" if detail else ""
+        raise WorkerDied(f"worker {self.name!r} died while it was asked for its state{error}")
+
+    def _question(self, deadline: Optional[float]) -> Optional[Tuple[str, Any]]:
+        """Ask; returns what came of it, or None if nothing did in time. A death is left to whoever has the turn."""
+        self.questions += 1
+        try:
+            self.control.send((worker.ASK, self.questions))
+            while self.control.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                kind, detail = self.control.recv()
+                if kind == worker.DIED:
+                    self.last_words = detail
+                    return kind, detail
+                number, answer = detail
+                if number == self.questions:  # and not one that came too late for its question
+                    return kind, answer
+        except (EOFError, OSError):
+            self.last_words = self.last_words or self._last_words()
+            return worker.DIED, self.last_words
+        return None
 
     def stop_soon(self, timeout: float) -> None:
-        """Ask for an orderly end, after the messages that are in the inbox."""
-        with suppress(OSError):
-            if self.has_room(timeout):
-                self.inbox.send((worker.STOP, None))
+        """Ask for an orderly end, after the messages that are in the inbox and the one that is being written."""
+        deadline = time.monotonic() + timeout
+        if self.turn.acquire(timeout=timeout):
+            try:
+                with suppress(OSError):
+                    if self._has_room(max(0.0, deadline - time.monotonic()), bool):
+                        self.inbox.send((worker.STOP, None))
+            finally:
+                self.turn.release()
 
     def record_death(self, last_words: Optional[str] = None) -> WorkerDied:
         """Wait for the process to be gone and note how it went; once."""
         self.process.join()
         if self.died is None:
             code = self.process.exitcode
-            last_words = last_words or self._last_words()
+            last_words = last_words or self.last_words or self._last_words()
             if last_words:
                 how = "with this error:\n\n" + last_words
             else:
@@ -161,7 +194,14 @@ class Member:
                     return str(detail)
         return None
 
-    def remove_leftovers(self) -> None:
-        """Remove the segment if the worker died without removing it."""
+    def remove_leftovers(self, patience: float = 0.0) -> None:
+        """Remove the segment if the worker died without removing it.
+
+        Waits ``patience`` seconds for its lock: where a fork server is gone before its children, ``multiprocessing``
+        takes these for dead as well.
+        """
+        path = memory.path_of(self.order.name)
+        deadline = time.monotonic() + patience
         with suppress(OSError, ShmStateError):
-            ownership.remove_if_dead(memory.path_of(self.order.name), self.order.name)
+            while not ownership.remove_if_dead(path, self.order.name) and time.monotonic() < deadline:
+                time.sleep(0.005)

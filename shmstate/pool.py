@@ -25,6 +25,7 @@ _log = logging.getLogger("shmstate")
 START_METHODS = ("spawn", "fork", "forkserver")
 _TERMINATE_GRACE = 2.0
 _EXIT_TIMEOUT = 2.0
+_LOCK_GRACE = 1.0
 
 
 class WorkerPool:
@@ -127,9 +128,10 @@ class WorkerPool:
 
     def _replace_if_needed(self, member: Member) -> None:
         """With ``member.turn`` held: bury the dead, start a successor if there may be one. Raises WorkerDied."""
-        if self._stopping.is_set():
+        is_gone = member.needs_replacing
+        if self._stopping.is_set():  # asked second: one that was told to stop has not died
             raise WorkerDied(f"worker {member.name!r}: the pool was shut down")
-        if member.needs_replacing:
+        if is_gone:
             with member.asking:  # or READY would go to somebody who awaits an answer, and the answer to us
                 member.bury()
                 if member.restarts < self._restarts:
@@ -150,7 +152,7 @@ class WorkerPool:
             while True:
                 self._replace_if_needed(member)
                 try:
-                    return member.write(message, timeout)
+                    return member.write(message, timeout, self._stopping.is_set)
                 except TimeoutError:
                     raise
                 except OSError:  # it died meanwhile; a part of a message is no message, so a successor gets it whole
@@ -242,8 +244,8 @@ def _stop_at_exit(stopping: threading.Event, members: List[Member]) -> None:
     """What remains to be done for a pool that was not shut down: the same, less patiently."""
     stopping.set()
     for member in members:
-        with member.turn:  # whoever is replacing it sees that it is over, and gives up
-            pass
+        if member.turn.acquire(timeout=_EXIT_TIMEOUT):  # whoever is replacing it sees that it is over, and gives up
+            member.turn.release()
     _stop_all(members, _EXIT_TIMEOUT)
 
 
@@ -268,7 +270,7 @@ def _stop_all(members: List[Member], timeout: float) -> None:
             member.record_death()
         for end in member.ends:
             end.close()
-        member.remove_leftovers()
+        member.remove_leftovers(_LOCK_GRACE)
 
 
 def _join(members: List[Member], deadline: float) -> None:
