@@ -126,6 +126,10 @@ class WorkerPool:
             connection.wait([*(m.process.sentinel for m in self._members.values() if not m.died), self._wake_reader])
             self.supervise()
 
+    def _supervise_without_a_thread(self) -> None:
+        if self._forks and self._restarts and not self._stopping.is_set():
+            self.supervise()
+
     def _replace_if_needed(self, member: Member) -> None:
         """With ``member.turn`` held: bury the dead, start a successor if there may be one. Raises WorkerDied."""
         is_gone = member.needs_replacing
@@ -161,8 +165,7 @@ class WorkerPool:
     def query(self, worker_name: str) -> Answer:
         """The worker's latest state, read from shared memory. Raises UnknownWorker; see QueryService.query."""
         self._member(worker_name)
-        if self._forks and self._restarts and not self._stopping.is_set():
-            self.supervise()
+        self._supervise_without_a_thread()
         return self._service.query(worker_name)
 
     def query_all(self) -> Dict[str, Answer]:
@@ -175,7 +178,9 @@ class WorkerPool:
         This is the road that ``query`` replaces, for comparison, and for a state newer than the last published.
         Raises TimeoutError, UnknownWorker, WorkerDied.
         """
-        return self._member(worker_name).ask(timeout)
+        member = self._member(worker_name)
+        self._supervise_without_a_thread()
+        return member.ask(timeout)
 
     def workers(self) -> List[str]:
         """The workers, in the order given."""

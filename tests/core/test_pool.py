@@ -7,6 +7,8 @@ import pickle
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Callable, Iterator, List
 
 import pytest
@@ -283,6 +285,27 @@ def test_a_restart_comes_without_a_message(prefix: str, method: str) -> None:
         first = kill(pool, "w1")
 
         until(lambda: pool.query("w1").value["pid"] not in (first, None))
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_worker_that_fails_while_it_is_asked_is_started_again_each_time(prefix: str, method: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=0.005, restarts=5) as pool:
+        for restarts in range(1, 6):
+            pool.send("w1", "fail")
+
+            def asked_until_it_is_another(restarts: int = restarts) -> bool:
+                with suppress(WorkerDied, TimeoutError):
+                    pool.ask("w1", timeout=1)
+                return pool.restarted["w1"] == restarts
+
+            until(asked_until_it_is_another)
+
+
+def test_a_question_behind_another_waits_no_longer_than_it_was_told(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        with pool._members["w1"].asking, ThreadPoolExecutor(1) as other:
+            with pytest.raises(TimeoutError, match="'w1': no answer within"):
+                other.submit(pool.ask, "w1", 0.01).result()
 
 
 def test_a_machine_without_restore_begins_anew(prefix: str) -> None:
