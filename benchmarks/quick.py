@@ -22,7 +22,7 @@ import msgpack
 import shmstate
 from shmstate import codecs
 
-ROUNDS = 41
+ROUNDS = 121
 ROUND_SECONDS = 0.004
 
 
