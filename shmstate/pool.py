@@ -138,12 +138,20 @@ class WorkerPool:
         if is_gone:
             with member.asking:  # or READY would go to somebody who awaits an answer, and the answer to us
                 member.bury()
-                if member.restarts < self._restarts:
-                    member.restarts += 1
-                    self._launch(member)
-                    member.await_ready(self._start_timeout, self._stopping.is_set)
+                while member.died is not None and member.restarts < self._restarts:
+                    self._try_again(member)
         if member.died is not None:
             raise member.failure()
+
+    def _try_again(self, member: Member) -> None:
+        """Start a successor. If it dies before it is ready, that is one more death in ``died``, not an error."""
+        member.restarts += 1
+        try:
+            self._launch(member)
+            member.await_ready(self._start_timeout, self._stopping.is_set)
+        except WorkerDied:
+            if member.died is None:
+                raise
 
     def send(self, worker_name: str, message: Any, timeout: Optional[float] = None) -> None:
         """Put a message into the worker's inbox.

@@ -492,6 +492,14 @@ class Restored(Adder):
         self.restored = state["pid"]
 
 
+def restored_unless_killed_first(once: str) -> Restored:
+    """Be killed while starting, if the file ``once`` is there; it is not, the next time."""
+    if os.path.exists(once):
+        os.unlink(once)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Restored()
+
+
 class Unencodable(Adder):
     """Has a state that no codec takes."""
 

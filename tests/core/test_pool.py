@@ -9,6 +9,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
 import pytest
@@ -299,6 +301,22 @@ def test_a_worker_that_fails_while_it_is_asked_is_started_again_each_time(prefix
                 return pool.restarted["w1"] == restarts
 
             until(asked_until_it_is_another)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_successor_that_dies_before_it_is_ready_is_replaced_too(prefix: str, method: str, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    machine = partial(children.restored_unless_killed_first, str(killed))
+    with WorkerPool(prefix, {"w1": machine}, start_method=method, interval=0.005, restarts=2) as pool:
+        pool.send("w1", 40)
+        until(lambda: total(pool, "w1") == 40)
+        killed.touch()
+        kill(pool, "w1")
+
+        pool.send("w1", 2)
+
+        until(lambda: total(pool, "w1") == 42)
+        assert pool.restarted == {"w1": 2}
 
 
 def test_a_question_behind_another_waits_no_longer_than_it_was_told(prefix: str) -> None:
