@@ -1,0 +1,284 @@
+"""What is there: entries of /dev/shm, System V segments, processes, and who holds what. Looks; changes nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+import psutil
+
+from pytest_shmstate.leak import DIRECTORY, FILE, SEGMENT, SEMAPHORE, Holder
+
+SHM_DIR = "/dev/shm"
+SYSV_TABLE = "/proc/sysvipc/shm"
+SHM_INFO = 14
+#: States of processes that are through: zombies, and the dead.
+OVER = ("Z", "X")
+#: ``stat`` counts blocks of this size.
+BLOCK = 512
+COMMAND_WIDTH = 120
+
+
+class Entry(NamedTuple):
+    """One entry of /dev/shm. ``inode`` tells it from another that had the name before."""
+
+    name: str
+    inode: int
+    kind: str
+    size: int
+    on_disk: int
+    uid: int
+
+
+class SysV(NamedTuple):
+    """One System V segment; ``creator`` is a pid of our pid namespace, or 0."""
+
+    shmid: int
+    key: int
+    size: int
+    resident: int
+    creator: int
+    attached: int
+    uid: int
+
+
+class Process(NamedTuple):
+    """A running process. ``start`` (clock ticks since boot) tells it from another that had the pid before."""
+
+    pid: int
+    start: int
+    parent: int
+    state: str
+
+
+def look(name: str) -> Optional[Entry]:
+    """What is there under this name, if anything."""
+    path = os.path.join(SHM_DIR, name)
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        size, on_disk = _tree(path)
+        return Entry(name, found.st_ino, DIRECTORY, size, on_disk, found.st_uid)
+    kind = SEMAPHORE if name.startswith("sem.") else SEGMENT if stat.S_ISREG(found.st_mode) else FILE
+    return Entry(name, found.st_ino, kind, found.st_size, found.st_blocks * BLOCK, found.st_uid)
+
+
+def _tree(path: str) -> Tuple[int, int]:
+    """Bytes of all files below a folder, and what they take."""
+    size = on_disk = 0
+    for folder, _, files in os.walk(path):
+        for file in files:
+            try:
+                found = os.lstat(os.path.join(folder, file))
+            except OSError:
+                continue
+            size += found.st_size
+            on_disk += found.st_blocks * BLOCK
+    return size, on_disk
+
+
+def listing() -> Dict[str, int]:
+    """Name -> inode of all that is in /dev/shm; empty if that is missing."""
+    try:
+        with os.scandir(SHM_DIR) as entries:
+            return {entry.name: entry.inode() for entry in entries}
+    except OSError:
+        return {}
+
+
+class _ShmInfo(ctypes.Structure):
+    """What shmctl(SHM_INFO) fills in: see shmctl(2)."""
+
+    _fields_ = (
+        ("used_ids", ctypes.c_int),
+        ("shm_tot", ctypes.c_ulong),
+        ("shm_rss", ctypes.c_ulong),
+        ("shm_swp", ctypes.c_ulong),
+        ("swap_attempts", ctypes.c_ulong),
+        ("swap_successes", ctypes.c_ulong),
+    )
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_info = _ShmInfo()
+
+
+def has_sysv() -> bool:
+    """Whether there is any System V segment. One system call, where the table takes ten times as long."""
+    return bool(_libc.shmctl(0, SHM_INFO, ctypes.byref(_info)) < 0 or _info.used_ids > 0)
+
+
+def sysv_table() -> str:
+    """The kernel's table of System V segments as it prints it; empty if there is none."""
+    if not has_sysv():
+        return ""
+    try:
+        with open(SYSV_TABLE, encoding="ascii") as table:
+            return table.read()
+    except OSError:
+        return ""
+
+
+def sysv(table: str) -> Dict[int, SysV]:
+    """Its rows, by shmid."""
+    lines = table.splitlines()
+    if not lines:
+        return {}
+    columns = lines[0].split()
+    rows = (dict(zip(columns, line.split())) for line in lines[1:])
+    return {
+        int(row["shmid"]): SysV(
+            shmid=int(row["shmid"]),
+            key=int(row["key"]) & 0xFFFFFFFF,
+            size=int(row["size"]),
+            resident=int(row.get("rss", 0)),
+            creator=int(row["cpid"]),
+            attached=int(row["nattch"]),
+            uid=int(row["uid"]),
+        )
+        for row in rows
+    }
+
+
+def process(pid: int) -> Optional[Process]:
+    """That process, if it runs or is a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            words = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return Process(pid, int(words[19]), int(words[1]), words[0].decode())
+
+
+def runs(pid: int, start: int) -> bool:
+    """Whether that very process is still at work; a zombie is not."""
+    found = process(pid)
+    return found is not None and found.start == start and found.state not in OVER
+
+
+def at_work(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    found = process(pid)
+    return found is not None and found.state not in OVER
+
+
+def has_children() -> bool:
+    """Whether this process has any, zombies too. One system call."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def children(pid: int) -> List[int]:
+    """Pids of its children, zombies too."""
+    found: List[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found.extend(map(int, file.read().split()))
+    except FileNotFoundError:
+        # It is gone, or so is the thread; or a kernel without CONFIG_PROC_CHILDREN, where all processes are asked.
+        if not os.path.exists("/proc/self/task/" + str(os.getpid()) + "/children"):
+            return _children_by_search(pid)
+    except OSError:
+        pass
+    return found
+
+
+def _children_by_search(pid: int) -> List[int]:
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Pids of all that came from it and can still be reached through living parents."""
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
+def command_of(pid: int) -> str:
+    """Its whole command line, or its name in brackets; empty if it is gone."""
+    try:
+        found = psutil.Process(pid)
+        return " ".join(found.cmdline()) or f"[{found.name()}]"
+    except psutil.Error:
+        return ""
+
+
+def shortened(command: str) -> str:
+    """A command line that fits a line of a report."""
+    command = " ".join(command.split())
+    return command if len(command) <= COMMAND_WIDTH else command[: COMMAND_WIDTH - 3] + "..."
+
+
+def holders(entries: Iterable[Entry], pids: Iterable[int]) -> Dict[str, List[Holder]]:
+    """Which of these processes have which of these entries mapped or open: name -> holders."""
+    wanted = {entry.inode: entry.name for entry in entries}
+    found: Dict[str, List[Holder]] = {name: [] for name in wanted.values()}
+    for pid in pids if wanted else ():
+        ways: Dict[int, Set[str]] = {}
+        for inode in _mapped(pid):
+            ways.setdefault(inode, set()).add("maps")
+        for inode in _open(pid):
+            ways.setdefault(inode, set()).add("fd")
+        for inode in set(ways) & set(wanted):
+            holder = Holder(pid, shortened(command_of(pid)), ", ".join(sorted(ways[inode], reverse=True)))
+            found[wanted[inode]].append(holder)
+    return found
+
+
+# By inode, not by name: a semaphore, or a segment that got its name last, shows the name that it was made under.
+
+
+def _mapped(pid: int) -> Iterator[int]:
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as maps:
+            for line in maps:
+                if b" " + os.fsencode(SHM_DIR) + b"/" in line:
+                    yield int(line.split(None, 5)[4])
+    except OSError:
+        return
+
+
+def _open(pid: int) -> Iterator[int]:
+    folder = f"/proc/{pid}/fd"
+    try:
+        fds = os.listdir(folder)
+    except OSError:
+        return
+    for fd in fds:
+        try:
+            if os.readlink(f"{folder}/{fd}").startswith(SHM_DIR + "/"):
+                yield os.stat(f"{folder}/{fd}").st_ino
+        except OSError:
+            continue
+
+
+def environment(pid: int, name: str) -> Optional[str]:
+    """A variable of the environment that the process was started with."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return None
+    start = os.fsencode(name) + b"="
+    return next((os.fsdecode(one[len(start) :]) for one in variables if one.startswith(start)), None)
+
+
+def everybody() -> List[int]:
+    """All pids."""
+    return psutil.pids()
+
+
+def can_read_proc() -> bool:
+    """Whether /proc shows the processes of others: hidepid and some containers hide them."""
+    return os.access("/proc/1/stat", os.R_OK) and os.access("/proc/self/maps", os.R_OK)

@@ -1,0 +1,197 @@
+"""Reads a ledger: which processes there were, who started them, and what each made (recorder.py writes it).
+
+The records of a process that was killed are all there: each was on disk before the call that it tells of returned.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import tempfile
+from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from pytest_shmstate import census
+from pytest_shmstate.leak import Frame
+
+FOLDER_PREFIX = "pytest-shmstate-"
+#: A ledger's file: the pid and the start time of the process that writes it. Other files in the folder are not read.
+FILE = re.compile(r"(\d+)\.(\d+)")
+#: How lines begin that are of use only to who asks for the name in them.
+OF_NAMES = (b"('made'", b"('seen'")
+FOLDER = re.compile(re.escape(FOLDER_PREFIX) + r"(\d+)\.(\d+)\.")
+
+
+class Begun(NamedTuple):
+    """A process that kept the ledger. ``parent``: the nearest above it that does; ``at``: CLOCK_MONOTONIC, ns.
+
+    ``how``: ``fork`` or ``exec``, whichever was last. A fork has its parent's command line.
+    """
+
+    pid: int
+    start: int
+    parent: int
+    at: int
+    how: str
+    command: str
+
+
+class Made(NamedTuple):
+    """A process made an entry. ``how``: the call that told so; ``inode`` 0: not known."""
+
+    pid: int
+    at: int
+    how: str
+    name: str
+    inode: int
+    stack: Tuple[Frame, ...]
+
+
+class Ledger:
+    """What the folder says, as of the last ``refresh``."""
+
+    def __init__(self, folder: str, without: str = "", outer: Sequence[str] = ()) -> None:
+        """``without``: a file that is not read, by a process that hears its own records directly.
+
+        ``outer``: other ledgers that are read as well. A fork server that ran before this one began writes in those.
+        """
+        self.folder = folder
+        self._folders = (folder, *outer)
+        self._without = without
+        self._offsets: Dict[str, int] = {}
+        #: By pid, oldest first: a pid may come back.
+        self.begun: Dict[int, List[Begun]] = {}
+        #: By name, oldest first.
+        self.made: Dict[str, List[Made]] = {}
+        #: (name, inode) -> pids that mapped it without having made it.
+        self.seen: Dict[Tuple[str, int], List[int]] = {}
+        #: Records of other kinds, by their first word: (t, pid, rest).
+        self.others: Dict[str, List[Tuple[int, int, Tuple[Any, ...]]]] = {}
+
+    def refresh(self, only: Optional[Collection[str]] = None) -> None:
+        """Read what was written since the last time. ``only``: of what was made or seen, these names."""
+        wanted = None if only is None else [os.fsencode(repr(name)) for name in only]
+        for path in self._files():
+            for line in self._new_lines(path):
+                if wanted is None or not line.startswith(OF_NAMES) or any(name in line for name in wanted):
+                    self._take(line)
+
+    def _files(self) -> Iterator[str]:
+        for folder in self._folders:
+            try:
+                files = sorted(os.listdir(folder))
+            except OSError:
+                continue
+            yield from (os.path.join(folder, file) for file in files if FILE.fullmatch(file) and file != self._without)
+
+    def add(self, record: Tuple[Any, ...]) -> None:
+        """Take a record that was heard in the process itself, before it is read from disk as well."""
+        word, at, pid, *rest = record
+        if word == "made":
+            how, name, inode, frames = rest
+            made = Made(pid, at, how, name, inode, tuple(Frame(*frame) for frame in frames))
+            known = self.made.setdefault(name, [])
+            if made not in known:
+                known.append(made)
+        elif word == "seen":
+            name, inode = rest
+            pids = self.seen.setdefault((name, inode), [])
+            if pid not in pids:
+                pids.append(pid)
+        else:
+            self.others.setdefault(word, []).append((at, pid, tuple(rest)))
+
+    def process(self, pid: int, at: Optional[int] = None) -> Optional[Begun]:
+        """The process that had this pid (at that time, or last)."""
+        found = None
+        for begun in self.begun.get(pid, ()):
+            if at is None or begun.at <= at or found is None:
+                found = begun
+        return found
+
+    def maker(self, name: str, inode: int) -> Optional[Made]:
+        """The last record of an entry being made that can be this one."""
+        for made in reversed(self.made.get(name, ())):
+            if made.inode in (0, inode):
+                return made
+        return None
+
+    def lineage(self, pid: int, at: Optional[int] = None) -> List[int]:
+        """``pid`` and what it came from, oldest last. Living processes that keep no ledger are asked of the kernel."""
+        chain = [pid]
+        while True:
+            begun = self.process(chain[-1], at)
+            alive = None if begun else census.process(chain[-1])
+            parent = begun.parent if begun else alive.parent if alive else 0
+            if parent <= 1 or parent in chain:
+                return chain
+            chain.append(parent)
+
+    def prune(self, most: int = 2000) -> None:
+        """Forget what was made and is gone, if there is much of it."""
+        if len(self.made) > most:
+            self.made = {name: made for name, made in self.made.items() if census.look(name)}
+        if len(self.seen) > most:
+            self.seen = {(name, inode): pids for (name, inode), pids in self.seen.items() if census.look(name)}
+
+    def _new_lines(self, path: str) -> Iterator[bytes]:
+        offset = self._offsets.get(path, 0)
+        try:
+            if os.stat(path).st_size <= offset:
+                return
+            with open(path, "rb") as ledger:
+                ledger.seek(offset)
+                data = ledger.read()
+        except OSError:
+            return
+        whole, newline, _ = data.rpartition(b"\n")
+        self._offsets[path] = offset + len(whole) + len(newline)
+        yield from whole.split(b"\n")
+
+    def _take(self, line: bytes) -> None:
+        try:
+            record = ast.literal_eval(os.fsdecode(line))
+        except (ValueError, SyntaxError):  # a line cut short by a full disk
+            return
+        if record[0] != "begin":
+            self.add(record)
+            return
+        _, at, pid, start, parent, how, command = record
+        known = self.begun.setdefault(pid, [])
+        if known and known[-1].start == start:
+            # It forked, and then became another program: born when it was born, but called as it is now.
+            first = known.pop()
+            at, parent = first.at, first.parent
+        known.append(Begun(pid, start, parent, at, how, command))
+
+
+def new_folder() -> str:
+    """A folder for a ledger, named after this process, so that others can tell when its run is over."""
+    itself = census.process(os.getpid())
+    start = itself.start if itself else 0
+    return tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}.{start}.")
+
+
+def abandoned(folder: Optional[str] = None) -> List[str]:
+    """Ledgers of this user whose runs were killed before they could remove them."""
+    folder = folder or tempfile.gettempdir()
+    found = []
+    for name in sorted(os.listdir(folder)):
+        match = FOLDER.match(name)
+        path = os.path.join(folder, name)
+        if match and not census.runs(int(match[1]), int(match[2])) and _is_mine(path):
+            found.append(path)
+    return found
+
+
+def _is_mine(path: str) -> bool:
+    try:
+        return os.lstat(path).st_uid == os.getuid() and os.path.isdir(path)
+    except OSError:
+        return False
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a ledger; a process that still runs just stops writing."""
+    shutil.rmtree(folder, ignore_errors=True)

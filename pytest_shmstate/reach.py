@@ -1,0 +1,94 @@
+"""Whether an object leads to a segment or a process: then it is that object's, not the test's that used it last.
+
+A session's pool that starts its processes, or its buffers, when the first test asks for some, keeps them. The search
+follows references as the garbage collector sees them, but not into modules, classes, code or frames, from which
+everything can be reached.
+"""
+
+from __future__ import annotations
+
+import gc
+import types
+from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Set, Tuple
+
+#: Beyond this many objects the search gives up, and what it looks for counts as not found.
+MOST_OBJECTS = 200_000
+OPAQUE: Tuple[type, ...] = (
+    type,
+    types.ModuleType,
+    types.CodeType,
+    types.FrameType,
+    types.TracebackType,
+    types.BuiltinFunctionType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    int,
+    float,
+    complex,
+)
+
+
+def leads_to(root: Any, is_it: Callable[[Any], bool]) -> bool:
+    """Whether ``is_it`` is true of something that can be reached from ``root``."""
+    known: Set[int] = set()
+    waiting: List[Any] = [root]
+    while waiting and len(known) < MOST_OBJECTS:
+        found = waiting.pop()
+        if id(found) in known:
+            continue
+        known.add(id(found))
+        if is_it(found):
+            return True
+        waiting.extend(_next(found))
+    return False
+
+
+def _next(found: Any) -> Iterable[Any]:
+    if isinstance(found, (*OPAQUE, str, bytes)):
+        return ()
+    if isinstance(found, types.FunctionType):
+        # Its globals would lead to everything; what it closes over is its own.
+        return [*(found.__closure__ or ()), *(found.__defaults__ or ())]
+    # The collector passes over keys that are text, and over containers of nothing but plain values.
+    if type(found) is dict:
+        return [*found.keys(), *found.values()]
+    if type(found) in (list, tuple, set, frozenset):
+        return list(found)
+    return gc.get_referents(found)
+
+
+def names_entry(name: str) -> Callable[[Any], bool]:
+    """Recognises an object that holds the name of an entry of /dev/shm, in any of the forms that are in use."""
+    texts: FrozenSet[Any] = frozenset(
+        form
+        for bare in (name, name[len("sem.") :] if name.startswith("sem.") else name)
+        for text in (bare, "/" + bare, "/dev/shm/" + bare)
+        for form in (text, text.encode("utf-8", "surrogateescape"))
+    )
+
+    def is_it(found: Any) -> bool:
+        if type(found) in (str, bytes):
+            return found in texts
+        # A C object keeps its name where the collector does not look.
+        return type(found).__name__ in ("SemLock", "Semaphore", "SharedMemory") and _attribute(found, "name") in texts
+
+    return is_it
+
+
+def is_process(pid: int) -> Callable[[Any], bool]:
+    """Recognises an object that stands for a process: any kind of ``Popen`` or ``Process``, or a dict by pid."""
+
+    def is_it(found: Any) -> bool:
+        if type(found) is dict:
+            return pid in found and not isinstance(found[pid], (int, str))
+        named = type(found).__name__
+        return ("Popen" in named or "Process" in named) and _attribute(found, "pid") == pid
+
+    return is_it
+
+
+def _attribute(found: Any, name: str) -> Optional[Any]:
+    try:
+        return getattr(found, name, None)
+    except Exception:  # a property of a stranger's class may do anything
+        return None

@@ -1,0 +1,337 @@
+"""Keeps the ledger: what this process makes in /dev/shm, on disk before anything can crash.
+
+The process that runs tests loads this as a module of the package; each Python that it starts loads the same file by its
+path (``shim/sitecustomize.py``). So it imports the standard library alone, and little of that.
+
+Python raises no audit event for ``shm_open``. What it does raise, on every version:
+
+    SharedMemory(create=True)     os.truncate of an empty file, whose descriptor links to /dev/shm/NAME
+    SharedMemory(name)            mmap.__new__ of a file that nobody here truncated: attached, not made
+    open, mkdir, link, rename ... the path
+
+A ledger is a folder with one file a process, ``PID.STARTTICKS``: a line a record, each the ``repr`` of a tuple,
+appended in one write. No file is kept open, since test suites count descriptors.
+
+    ("begin", t, pid, start, parent, how, command)     this process runs; ``parent`` is the nearest that keeps a ledger
+    ("made", t, pid, how, name, inode, frames)         it made that entry; inode 0: not known yet
+    ("seen", t, pid, name, inode)                      it mapped an entry that it had not made
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from _thread import get_ident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # as in `typing`, which takes longer to import than all the rest
+    from typing import Callable
+
+#: Folders of the ledgers that this process and its children keep, joined like a PATH: a run of pytest inside a test of
+#: another run keeps both.
+LEDGERS = "PYTEST_SHMSTATE_LEDGER"
+#: The nearest process above that keeps a ledger: parents that do not (a shell) may be gone before anyone asks.
+PARENT = "PYTEST_SHMSTATE_PARENT"
+SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
+
+ROOTS = ("/dev/shm/", "/run/shm/")
+DEEPEST_STACK = 24
+#: Below the test there is pytest, which made nothing.
+BOTTOM = ("/_pytest/", "/pluggy/")
+MOST_INODES = 4096
+
+_folders: tuple[str, ...] = ()
+_pid = 0
+_file = ""
+_hooked = False
+#: Threads that are writing a record: what they do meanwhile is not to be recorded.
+_busy: set[int] = set()
+#: Names made here -> inode (0: not known yet), to tell making from attaching. Children inherit it, rightly.
+_inodes: dict[str, int] = {}
+_listeners: list[list[tuple[object, ...]]] = []
+
+
+def keep(folders: tuple[str, ...]) -> None:
+    """Keep these ledgers from now on (none: stop). Says ``begin`` in each that is new."""
+    global _folders, _hooked
+    new = tuple(folder for folder in folders if folder not in _folders)
+    _folders = tuple(folders)
+    if not _hooked and _folders:
+        _hooked = True
+        sys.addaudithook(_hook)
+        os.register_at_fork(after_in_child=_forked)
+        _patch_semaphores()
+    if new:
+        parent = os.getppid()
+        if not any(os.path.exists(folder) and _has_file(folder, parent) for folder in new):
+            parent = int(os.environ.get(PARENT) or parent)
+        _begin(parent, "exec", new)
+
+
+def kept() -> tuple[str, ...]:
+    """The ledgers that this process keeps."""
+    return _folders
+
+
+def file() -> str:
+    """The name of this process's file in each ledger."""
+    return _file
+
+
+def listen() -> list[tuple[object, ...]]:
+    """A list to which the records of this process are added from now on. The caller empties it."""
+    records: list[tuple[object, ...]] = []
+    _listeners.append(records)
+    return records
+
+
+def unlisten(records: list[tuple[object, ...]]) -> None:
+    """Add no more to a list that ``listen`` gave."""
+    _listeners[:] = [other for other in _listeners if other is not records]
+
+
+def write(*record: object) -> None:
+    """Append a record to every ledger; ``t`` and ``pid`` are put after its first word. Never raises OSError."""
+    me = get_ident()
+    outermost = me not in _busy
+    _busy.add(me)
+    try:
+        _write((record[0], time.monotonic_ns(), _pid, *record[1:]), _folders)
+    finally:
+        if outermost:
+            _busy.discard(me)
+
+
+def _has_file(folder: str, pid: int) -> bool:
+    return any(name.startswith(str(pid) + ".") for name in os.listdir(folder))
+
+
+def _begin(parent: int, how: str, folders: tuple[str, ...]) -> None:
+    global _pid, _file
+    _pid = os.getpid()
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            start = stat.read().rpartition(b")")[2].split()[19].decode()
+        with open("/proc/self/cmdline", "rb") as cmdline:
+            command = os.fsdecode(cmdline.read(4096).replace(b"\0", b" ").strip())[:300]
+    except OSError:
+        start, command = "0", ""
+    _file = str(_pid) + "." + start
+    _write(("begin", time.monotonic_ns(), _pid, int(start), parent, how, command), folders)
+
+
+def _forked() -> None:
+    # The thread that forked may have been inside the hook of another thread's record: only this one lives on.
+    _busy.clear()
+    _listeners.clear()
+    if _folders:
+        me = get_ident()
+        _busy.add(me)
+        try:
+            _begin(_pid, "fork", _folders)
+        finally:
+            _busy.discard(me)
+
+
+def _write(record: tuple[object, ...], folders: tuple[str, ...]) -> None:
+    line = os.fsencode(repr(record)) + b"\n"
+    for folder in folders:
+        try:
+            fd = os.open(folder + "/" + _file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:  # its run is over, or this process may no longer write there
+            continue
+        try:
+            os.write(fd, line)
+        except OSError:  # the disk is full: what cannot be known is reported as unattributed
+            pass
+        finally:
+            os.close(fd)
+
+
+def _hook(event: str, args: tuple[object, ...]) -> None:
+    handler = _HANDLERS.get(event)
+    if handler is None or not _folders:
+        return
+    me = get_ident()
+    if me in _busy:
+        return
+    _busy.add(me)
+    try:
+        handler(*args)
+    except (OSError, ValueError, TypeError) as error:
+        # Ours, then: what was asked for goes on, and complains itself. But a signal handler (a test's own time limit)
+        # may have raised it in the middle of this, and that must get through.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is None or trace.tb_frame.f_code.co_filename != _here:
+            raise
+    finally:
+        _busy.discard(me)
+
+
+def _entry(path: str | bytes | os.PathLike[str]) -> str | None:
+    """The name in /dev/shm that this path is, if it is one there."""
+    path = os.fsdecode(path)
+    if not path.startswith("/"):
+        path = os.path.abspath(path)
+    for root in ROOTS:
+        if path.startswith(root):
+            name = path[len(root) :].rstrip("/")
+            return name if name and "/" not in name and name not in (".", "..") else None
+    return None
+
+
+def _linked(fd: int) -> tuple[str | None, os.stat_result]:
+    """The name in /dev/shm behind a descriptor, and what ``fstat`` says of it."""
+    path = os.readlink("/proc/self/fd/" + str(fd))
+    name = None if path.endswith(" (deleted)") or not path.startswith(ROOTS) else _entry(path)
+    return name, os.fstat(fd)
+
+
+def _made(how: str, name: str | None, inode: int) -> None:
+    if name is None or (inode and _inodes.get(name) == inode):
+        return
+    if len(_inodes) >= MOST_INODES:
+        _inodes.clear()
+    _inodes[name] = inode
+    _tell(("made", time.monotonic_ns(), _pid, how, name, inode, _stack()))
+
+
+def _stack() -> tuple[tuple[str, int, str], ...]:
+    """File, line and function of each frame above this module, innermost last."""
+    frame = sys._getframe(1)
+    frames: list[tuple[str, int, str]] = []
+    while frame is not None and len(frames) < DEEPEST_STACK:
+        file = frame.f_code.co_filename
+        if any(part in file for part in BOTTOM):
+            break
+        if file != _here:
+            frames.append((file, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(reversed(frames))
+
+
+def _tell(record: tuple[object, ...]) -> None:
+    for records in _listeners:
+        records.append(record)
+    _write(record, _folders)
+
+
+def _on_open(path: str | int, _mode: object, flags: object) -> None:
+    if isinstance(flags, int) and flags & os.O_CREAT and not isinstance(path, int):
+        name = _entry(path)
+        if name is not None and not os.path.lexists(path):
+            _made("open", name, 0)
+
+
+def _on_truncate(path: str | int, _length: object) -> None:
+    if isinstance(path, int):
+        name, stat = _linked(path)
+        # Whoever attaches finds it with its size; only its maker gives it one.
+        if name is not None and stat.st_size == 0:
+            _made("truncate", name, stat.st_ino)
+
+
+def _on_mmap(fd: int, *_rest: object) -> None:
+    if fd >= 0:
+        name, stat = _linked(fd)
+        if name is None or _inodes.get(name) == stat.st_ino:
+            return
+        if _inodes.get(name) == 0:  # opened here a moment ago; now its inode is known
+            _inodes[name] = stat.st_ino
+            return
+        _tell(("seen", time.monotonic_ns(), _pid, name, stat.st_ino))
+
+
+def _on_link(source: str, target: str, *_rest: object) -> None:
+    name = _entry(target)
+    if name is not None:
+        _made("link", name, os.stat(source).st_ino)
+
+
+def _on_rename(source: str, target: str, *_rest: object) -> None:
+    name = _entry(target)
+    if name is not None:
+        _made("rename", name, os.lstat(source).st_ino)
+
+
+def _on_mkdir(path: str, *_rest: object) -> None:
+    name = _entry(path)
+    if name is not None and not os.path.lexists(path):
+        _made("mkdir", name, 0)
+
+
+def _on_symlink(_source: str, target: str, *_rest: object) -> None:
+    name = _entry(target)
+    if name is not None and not os.path.lexists(target):
+        _made("symlink", name, 0)
+
+
+def _on_bind(_socket: object, address: object) -> None:
+    if isinstance(address, (str, bytes)) and address:
+        name = _entry(address)
+        if name is not None and not os.path.lexists(address):
+            _made("bind", name, 0)
+
+
+def _on_sqlite(database: object) -> None:
+    if isinstance(database, (str, bytes, os.PathLike)):
+        name = _entry(database)
+        if name is not None and not os.path.lexists(database):
+            _made("sqlite3", name, 0)
+
+
+def _on_import(module: str, *_rest: object) -> None:
+    # There is no event for sem_open either. The module that calls it is imported right before its first use: import
+    # it here and now, and have it tell its names.
+    if module == "multiprocessing.synchronize" and module not in sys.modules:
+        try:
+            __import__(module)
+        except ImportError:  # no semaphores on this machine; whoever asked for them hears it
+            return
+        _patch_semaphores()
+
+
+def _patch_semaphores() -> None:
+    synchronize = sys.modules.get("multiprocessing.synchronize")
+    semlock = getattr(synchronize, "SemLock", None)
+    if semlock is None or getattr(semlock._make_name, "records", False):
+        return
+    make_name = semlock._make_name
+
+    def recorded() -> str:
+        name: str = make_name()
+        me = get_ident()
+        if _folders and me not in _busy:
+            _busy.add(me)
+            try:
+                _made("semaphore", "sem." + name.lstrip("/"), 0)
+            finally:
+                _busy.discard(me)
+        return name
+
+    recorded.records = True  # type: ignore[attr-defined]
+    semlock._make_name = staticmethod(recorded)
+
+
+_here = _hook.__code__.co_filename
+_HANDLERS: dict[str, Callable[..., None]] = {
+    "open": _on_open,
+    "os.truncate": _on_truncate,
+    "mmap.__new__": _on_mmap,
+    "os.link": _on_link,
+    "os.rename": _on_rename,
+    "os.mkdir": _on_mkdir,
+    "os.symlink": _on_symlink,
+    "socket.bind": _on_bind,
+    "sqlite3.connect": _on_sqlite,
+    "import": _on_import,
+}
+
+# A process that the shim has made keep the ledger has this module already, under a name that is not the package's: who
+# imports the package there gets that one, which records.
+SHIM_NAME = "_shmstate_recorder"
+if __name__ != SHIM_NAME and SHIM_NAME in sys.modules:
+    sys.modules[__name__] = sys.modules[SHIM_NAME]

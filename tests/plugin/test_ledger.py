@@ -1,0 +1,361 @@
+"""What each Python of a run writes down, and how it is read: by real processes, in a ledger of the test's own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional
+
+import pytest
+
+from pytest_shmstate import recorder
+from pytest_shmstate.ledger import Ledger, Made, abandoned, remove_folder
+from pytest_shmstate.run import Run
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    run = Run.begin()
+    yield run
+    run.close()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"test-ledger-{secrets.token_hex(6)}"
+
+
+def read(run: Run) -> Ledger:
+    ledger = Ledger(run.folder)
+    ledger.refresh()
+    return ledger
+
+
+def made(run: Run, name: str) -> Optional[Made]:
+    known = read(run).made.get(name)
+    return known[-1] if known else None
+
+
+def by_open(name: str) -> None:
+    with open(f"/dev/shm/{name}", "x"):
+        pass
+
+
+def by_os_open(name: str) -> None:
+    os.close(os.open(f"/dev/shm/{name}", os.O_CREAT | os.O_RDWR))
+
+
+def by_shared_memory(name: str) -> None:
+    SharedMemory(name, create=True, size=10).close()
+
+
+def by_link(name: str) -> None:
+    by_open(name + ".draft")
+    os.link(f"/dev/shm/{name}.draft", f"/dev/shm/{name}")
+    os.unlink(f"/dev/shm/{name}.draft")
+
+
+def by_rename(name: str) -> None:
+    by_open(name + ".draft")
+    os.rename(f"/dev/shm/{name}.draft", f"/dev/shm/{name}")
+
+
+def by_mkdir(name: str) -> None:
+    os.makedirs(f"/dev/shm/{name}")
+
+
+def by_symlink(name: str) -> None:
+    os.symlink("/nowhere", f"/dev/shm/{name}")
+
+
+def by_bind(name: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"/dev/shm/{name}")
+
+
+def by_sqlite(name: str) -> None:
+    connection = sqlite3.connect(f"/dev/shm/{name}")
+    connection.execute("create table t (x)")
+    connection.close()
+
+
+def by_chdir(name: str) -> None:
+    before = os.getcwd()
+    os.chdir("/dev/shm")
+    try:
+        by_open_relative(name)
+    finally:
+        os.chdir(before)
+
+
+def by_open_relative(name: str) -> None:
+    with open(name, "w"):
+        pass
+
+
+def by_tempfile(name: str) -> None:
+    fd, path = tempfile.mkstemp(dir="/dev/shm")
+    os.close(fd)
+    os.rename(path, f"/dev/shm/{name}")
+
+
+WAYS: List[Callable[[str], None]] = [
+    by_open,
+    by_os_open,
+    by_shared_memory,
+    by_link,
+    by_rename,
+    by_mkdir,
+    by_symlink,
+    by_bind,
+    by_sqlite,
+    by_chdir,
+    by_tempfile,
+]
+
+
+def remove(name: str) -> None:
+    path = f"/dev/shm/{name}"
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rmdir(path)
+    else:
+        os.unlink(path)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_each_way_to_make_an_entry_is_written_down_with_its_line(
+    way: Callable[[str], None], run: Run, name: str
+) -> None:
+    way(name)
+
+    record = made(run, name)
+    remove(name)
+
+    assert record is not None
+    assert record.pid == os.getpid()
+    assert any(frame.function == way.__name__ and frame.file == __file__ for frame in record.stack)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda path: open(path).close(),
+        lambda path: open(path, "w").close(),
+        os.stat,
+        lambda path: os.truncate(path, 7),
+    ],
+    ids=["read", "overwrite", "stat", "truncate"],
+)
+def test_what_was_there_already_is_not_written_down_as_made(look: Callable[[str], Any], run: Run, name: str) -> None:
+    recorder.keep(())
+    by_open(name)
+    with open(f"/dev/shm/{name}", "w") as file:
+        file.write("something")
+    recorder.keep((run.folder,))
+
+    look(f"/dev/shm/{name}")
+
+    record = made(run, name)
+    remove(name)
+    assert record is None
+
+
+def test_what_is_elsewhere_is_not_written_down(run: Run, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("x")
+    (tmp_path / "dev").mkdir()
+
+    assert read(run).made == {}
+
+
+def test_who_attaches_is_written_down_as_such(run: Run, name: str) -> None:
+    recorder.keep(())
+    segment = SharedMemory(name, create=True, size=10)
+    recorder.keep((run.folder,))
+
+    SharedMemory(name).close()
+
+    inode = os.stat(f"/dev/shm/{name}").st_ino
+    seen = read(run).seen
+    segment.close()
+    segment.unlink()
+    assert seen == {(name, inode): [os.getpid()]}
+    assert made(run, name) is None
+
+
+def leave_and_die(name: str) -> None:
+    by_shared_memory(name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_child_that_is_killed_has_written_all_down(method: str, run: Run, name: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    child = context.Process(target=leave_and_die, args=(name,))
+    child.start()
+    child.join()
+
+    record = made(run, name)
+    remove(name)
+
+    assert record is not None
+    assert record.pid == child.pid
+    assert os.getpid() in read(run).lineage(record.pid, record.at)
+    assert any(frame.function == "by_shared_memory" for frame in record.stack)
+
+
+def test_a_python_below_a_shell_that_is_gone_knows_where_it_came_from(run: Run, name: str) -> None:
+    program = f"open('/dev/shm/{name}', 'w')"
+    subprocess.run(["sh", "-c", f'"{sys.executable}" -c "{program}" & wait'], check=True)
+
+    record = made(run, name)
+    remove(name)
+
+    assert record is not None
+    assert read(run).lineage(record.pid, record.at)[-1] == os.getpid() or os.getpid() in read(run).lineage(record.pid)
+
+
+@pytest.mark.parametrize("flag", ["-I", "-E", "-S"])
+def test_a_python_that_ignores_its_environment_or_site_keeps_no_ledger(flag: str, run: Run, name: str) -> None:
+    subprocess.run([sys.executable, flag, "-c", f"open('/dev/shm/{name}', 'w')"], check=True)
+
+    remove(name)
+    assert made(run, name) is None
+
+
+def test_a_run_inside_a_run_keeps_both_ledgers(run: Run, name: str) -> None:
+    inner = Run.begin()
+    subprocess.run([sys.executable, "-c", f"open('/dev/shm/{name}', 'w')"], check=True)
+
+    records = [made(inner, name), made(run, name)]
+    inner.close()
+    remove(name)
+
+    assert None not in records
+    assert run.folder in recorder.kept()
+    assert not os.path.exists(inner.folder)
+
+
+def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (recorder.LEDGERS, recorder.PARENT):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PYTHONPATH", "/some/where")
+    before = dict(os.environ)
+
+    run = Run.begin()
+    changed = {key for key, value in os.environ.items() if before.get(key) != value}
+    path = os.environ["PYTHONPATH"].split(os.pathsep)
+    run.close()
+
+    assert changed == {recorder.LEDGERS, recorder.PARENT, "PYTHONPATH"}
+    assert path == [recorder.SHIM, "/some/where"]
+    assert dict(os.environ) == before
+
+
+def test_children_see_the_path_and_the_sitecustomize_that_they_would_have_seen(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.customized = __file__")
+    environment = {**os.environ, "PYTHONPATH": recorder.SHIM + os.pathsep + str(tmp_path)}
+    program = "import sys; print(customized); print(sys.modules['sitecustomize'].__file__); print(sys.path)"
+
+    with_ledger = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+
+    environment["PYTHONPATH"] = str(tmp_path)
+    assert with_ledger == subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+    assert run.folder
+
+
+class TimeIsUp(OSError):
+    """What a test's own alarm may raise; an OSError, as TimeoutError is."""
+
+
+def test_what_a_signal_handler_raises_in_the_middle_of_a_record_gets_through(
+    run: Run, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    def handler(*_: object) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    monkeypatch.setattr(recorder, "_write", write)
+    try:
+        with pytest.raises(TimeIsUp):
+            by_open(name)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert run.folder
+
+
+def test_a_ledger_that_cannot_be_written_costs_nobody_anything(run: Run, name: str) -> None:
+    remove_folder(run.folder)
+
+    by_open(name)
+
+    remove(name)
+
+
+def test_a_line_cut_short_is_passed_over(run: Run, name: str) -> None:
+    by_open(name)
+    with open(os.path.join(run.folder, recorder.file()), "ab") as ledger:
+        ledger.write(b"('made', 12, 3\n('made', 1")
+
+    remove(name)
+    assert list(read(run).made) == [name]
+
+
+def test_only_what_is_asked_for_is_read(run: Run, name: str) -> None:
+    by_open(name)
+    by_open(name + ".other")
+    ledger = Ledger(run.folder)
+
+    ledger.refresh(only=[name])
+
+    remove(name)
+    remove(name + ".other")
+    assert list(ledger.made) == [name]
+    assert os.getpid() in ledger.begun
+
+
+def test_what_is_gone_is_forgotten_when_there_is_much(run: Run, name: str) -> None:
+    by_open(name)
+    for number in range(20):
+        by_open(f"{name}.{number}")
+        remove(f"{name}.{number}")
+    ledger = read(run)
+
+    ledger.prune(most=10)
+
+    remove(name)
+    assert list(ledger.made) == [name]
+
+
+def test_the_record_that_fits_the_inode_is_the_makers(run: Run, name: str) -> None:
+    by_shared_memory(name)
+    first = os.stat(f"/dev/shm/{name}").st_ino
+    remove(name)
+    by_shared_memory(name)
+    second = os.stat(f"/dev/shm/{name}").st_ino
+    remove(name)
+
+    ledger = read(run)
+
+    found = [ledger.maker(name, inode) for inode in (first, second, first + second)]
+    assert [record.inode if record else None for record in found] == [first, second, None]
+
+
+def test_a_ledger_whose_run_lives_is_not_abandoned(run: Run, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for folder in (os.path.basename(run.folder), f"pytest-shmstate-{dead.pid}.1.x", "something-else"):
+        (tmp_path / folder).mkdir()
+
+    assert abandoned(str(tmp_path)) == [str(tmp_path / f"pytest-shmstate-{dead.pid}.1.x")]

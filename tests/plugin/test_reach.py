@@ -1,0 +1,119 @@
+"""What an object leads to, and what it does not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.shared_memory import SharedMemory
+from types import SimpleNamespace
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from pytest_shmstate import reach
+
+elsewhere: Any = None
+
+
+@pytest.fixture
+def segment() -> Iterator[SharedMemory]:
+    segment = SharedMemory(create=True, size=10)
+    yield segment
+    segment.close()
+    segment.unlink()
+
+
+def closure_over(thing: Any) -> Callable[[], Any]:
+    return lambda: thing
+
+
+def default_of(thing: Any) -> Callable[[], Any]:
+    def function(kept: Any = thing) -> Any:
+        return kept
+
+    return function
+
+
+class Slotted:
+    __slots__ = ("kept",)
+
+    def __init__(self, kept: Any) -> None:
+        self.kept = kept
+
+    def method(self) -> Any:
+        return self.kept
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda it: it,
+        lambda it: [[{"deep": (it,)}]],
+        lambda it: SimpleNamespace(kept=it),
+        Slotted,
+        lambda it: Slotted(it).method,
+        closure_over,
+        default_of,
+        lambda it: it.name,
+        lambda it: {it.name: 1},
+        lambda it: f"/dev/shm/{it.name}",
+    ],
+    ids=["itself", "containers", "attribute", "slot", "method", "closure", "default", "name", "key", "path"],
+)
+def test_a_keeper_of_a_segment_leads_to_it(wrap: Callable[[Any], Any], segment: SharedMemory) -> None:
+    assert reach.leads_to(wrap(segment), reach.names_entry(segment.name))
+
+
+def user_of_a_global() -> Any:
+    return elsewhere
+
+
+@pytest.mark.parametrize(
+    "keeper",
+    [[], "psm_other", SimpleNamespace(n=1), user_of_a_global, sys, Slotted],
+    ids=lambda keeper: str(keeper)[:12],
+)
+def test_what_does_not_keep_it_does_not_lead_to_it(
+    keeper: Any, segment: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "elsewhere", segment)
+
+    assert not reach.leads_to(keeper, reach.names_entry(segment.name))
+
+
+def test_a_lock_leads_to_its_semaphore() -> None:
+    lock = multiprocessing.get_context("spawn").Lock()
+    name = "sem." + lock._semlock.name.lstrip("/")  # type: ignore[attr-defined]
+
+    assert reach.leads_to({"kept": lock}, reach.names_entry(name))
+    assert not reach.leads_to({"kept": lock}, reach.names_entry(name + "x"))
+
+
+def test_an_executor_leads_to_its_processes_and_to_no_other() -> None:
+    with ProcessPoolExecutor(1) as executor:
+        executor.submit(abs, -1).result()
+        (pid,) = executor._processes
+
+        assert reach.leads_to([executor], reach.is_process(pid))
+        assert not reach.leads_to([executor], reach.is_process(pid + 1))
+
+
+def test_a_popen_leads_to_its_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        assert reach.leads_to({"server": process}, reach.is_process(process.pid))
+        assert not reach.leads_to({"port": process.pid}, reach.is_process(process.pid))
+
+
+def test_cycles_end() -> None:
+    cycle: Any = []
+    cycle.append(cycle)
+
+    assert not reach.leads_to(cycle, reach.names_entry("psm_x"))
+
+
+def test_a_search_that_grows_too_large_finds_nothing(monkeypatch: pytest.MonkeyPatch, segment: SharedMemory) -> None:
+    monkeypatch.setattr(reach, "MOST_OBJECTS", 50)
+
+    assert not reach.leads_to([segment, *map(str, range(100))], reach.names_entry(segment.name))
