@@ -1,0 +1,202 @@
+"""Whose it is: each thing that came is given to the span that has to clean it up, with the evidence for that.
+
+First hit wins:
+
+    1  the ledger: a process wrote down that it made it, and comes from this one
+    2  the kernel: fanotify says which process made it
+    3  a pid in its name, of a process that comes from this one
+    4  who holds it: processes that come from this one, and nobody else, and none of them attached to it
+
+A process belongs to the span in which the outermost process on the way down to it was started, so a fixture's pool
+answers for all that its workers make. What none of this explains is left to the end of the run, and is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import Dict, Iterable, Optional, Tuple
+
+from pytest_shmstate import census, recorder
+from pytest_shmstate.known import is_service
+from pytest_shmstate.leak import FILE, PROCESS, SEMAPHORE, SYSV, Frame
+from pytest_shmstate.ledger import Begun, Ledger
+from pytest_shmstate.notices import SOMEBODY_ELSE
+from pytest_shmstate.timeline import Span, Timeline
+
+#: Names in which libraries put the pid of the process that makes them.
+PID_IN_NAME = re.compile(r"(?:sem\.loky|loky|joblib_memmapping_folder|torch|pym|shmstate-new)[-_.](\d+)(?:[-_.]|$)")
+#: How a record says that something was made -> its kind, where that says more than the file itself.
+KIND_BY_HOW = {"open": FILE, "sqlite3": FILE, "bind": FILE, "symlink": FILE, "semaphore": SEMAPHORE}
+
+
+@dataclass
+class Found:
+    """Something that belongs to a span. ``mark`` tells it from others of its name: inode, shmid or start time."""
+
+    kind: str
+    name: str
+    mark: int
+    span: Span
+    evidence: str
+    pid: int = 0
+    stack: Tuple[Frame, ...] = ()
+
+    def there(self) -> bool:
+        """Whether it still is."""
+        if self.kind == PROCESS:
+            return census.runs(self.pid, self.mark)
+        if self.kind == SYSV:
+            return self.mark in census.sysv(census.sysv_table())
+        return inode_of(self.name) == self.mark
+
+
+def inode_of(name: str) -> Optional[int]:
+    """The inode behind a name in /dev/shm."""
+    try:
+        return os.lstat(os.path.join(census.SHM_DIR, name)).st_ino
+    except OSError:
+        return None
+
+
+class Attribution:
+    """Knows the processes of one that runs tests, and whose turn it was when."""
+
+    def __init__(self, ledger: Ledger, timeline: Timeline, pid: int) -> None:
+        self._ledger = ledger
+        self._timeline = timeline
+        self._pid = pid
+        #: (pid, start) of processes that were seen to run -> when that was first, and whose they are.
+        self._born: Dict[Tuple[int, int], Tuple[int, Span]] = {}
+
+    def entry(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
+        """Whose entry of /dev/shm it is; None: not ours. ``span``: now; ``pid``: what the kernel said of its maker."""
+        return self._by_ledger(entry, pid) or self._by_pid(entry, span, pid) or self._by_holders(entry, span, pid)
+
+    def segment(self, segment: census.SysV, span: Span) -> Optional[Found]:
+        """Whose System V segment it is; the kernel keeps its maker's pid."""
+        creator = segment.creator
+        if creator == 0:  # of another pid namespace
+            return None
+        if creator != self._pid:
+            self._ledger.refresh()
+        whose = span if creator == self._pid else self.span_of(creator, None)
+        if whose is None:
+            return None
+        evidence = f"the kernel: made by pid {creator}"
+        return Found(SYSV, f"shmid {segment.shmid}", segment.shmid, whose, evidence, creator)
+
+    def process(self, pid: int, span: Span) -> Optional[Found]:
+        """Whose process it is that was not there before; None: one that serves, or is over."""
+        itself = census.process(pid)
+        if itself is None or itself.state in census.OVER:
+            return None
+        begun = self._ledger.process(pid)
+        whose = self.span_of(pid, None) if begun is not None and begun.start == itself.start else None
+        self._born[pid, itself.start] = (time.monotonic_ns(), whose or span)
+        command = census.command_of(pid)
+        if not command or self.serves(pid):
+            return None
+        return Found(PROCESS, command, itself.start, whose or span, "the kernel: it is a child, and runs", pid)
+
+    def is_new(self, pid: int) -> bool:
+        """Whether it runs and was not asked about before."""
+        itself = census.process(pid)
+        return itself is not None and pid != self._pid and (pid, itself.start) not in self._born
+
+    def is_below(self, pid: int) -> bool:
+        """Whether it came from this process."""
+        return self._pid in self._ledger.lineage(pid)[1:]
+
+    def serves(self, pid: int) -> bool:
+        """Whether the process is one of those that serve a whole interpreter. What a fork server forks is not."""
+        return bool(is_service(census.command_of(pid))) and not _is_fork(self._ledger.process(pid))
+
+    def relatives(self) -> Iterable[int]:
+        """Everybody who came from this process, also those whose parents are gone. Asks all processes there are."""
+        yield from census.descendants(self._pid)
+        for pid in census.everybody():
+            parent = census.environment(pid, recorder.PARENT)
+            if pid in self._ledger.begun or (parent and parent.isdigit()):
+                came_from = pid if pid in self._ledger.begun else int(parent or 0)
+                if pid != self._pid and self._pid in self._ledger.lineage(came_from):
+                    yield pid
+
+    def span_of(self, pid: int, at: Optional[int]) -> Optional[Span]:
+        """The span that answers for what this process makes (made at that moment); None if it is not one of ours."""
+        if pid == self._pid:
+            return self._timeline.current if at is None else self._timeline.at(at)
+        top = self._top(pid, at)
+        if top is None:
+            return None
+        begun = self._ledger.process(top, at)
+        itself = census.process(top)
+        seen = self._born.get((top, begun.start if begun else itself.start if itself else 0))
+        if begun is not None and (seen is None or begun.at < seen[0]):
+            return self._timeline.at(begun.at)
+        return seen[1] if seen is not None else self._timeline.current
+
+    def _by_ledger(self, entry: census.Entry, pid: int) -> Optional[Found]:
+        made = self._ledger.maker(entry.name, entry.inode)
+        if made is None:
+            return None
+        if made.inode == 0 and ((pid == SOMEBODY_ELSE and made.pid == self._pid) or 0 < pid != made.pid):
+            return None  # the name was ours once; this one is another's, says the kernel
+        span = self.span_of(made.pid, made.at)
+        if span is None:
+            return None
+        kind = KIND_BY_HOW.get(made.how, entry.kind)
+        whose = "this process" if made.pid == self._pid else f"pid {made.pid}, {self._way_to(made.pid, made.at)}"
+        return Found(kind, entry.name, entry.inode, span, f"the ledger of {whose}", made.pid, made.stack)
+
+    def _by_pid(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
+        evidence = f"the kernel: made by pid {pid}"
+        if pid <= 0:
+            match = PID_IN_NAME.match(entry.name)
+            if match is None:
+                return None
+            pid, evidence = int(match[1]), f"its name: pid {match[1]}"
+        whose = span if pid == self._pid else self.span_of(pid, None)
+        if whose is None:
+            return None
+        return Found(entry.kind, entry.name, entry.inode, whose, evidence, pid)
+
+    def _by_holders(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
+        if pid > 0 or (entry.name, entry.inode) in self._ledger.seen:
+            return None
+        mine = {self._pid, *census.descendants(self._pid)}
+        held = census.holders([entry], mine)[entry.name]
+        if not held or (pid == SOMEBODY_ELSE and [holder.pid for holder in held] == [self._pid]):
+            return None
+        if census.holders([entry], set(census.everybody()) - mine)[entry.name]:
+            return None
+        holder = held[0].pid
+        whose = span if holder == self._pid else self.span_of(holder, None)
+        if whose is None:
+            return None
+        evidence = f"who holds it: pid {holder}, and nobody from elsewhere"
+        return Found(entry.kind, entry.name, entry.inode, whose, evidence, holder)
+
+    def _top(self, pid: int, at: Optional[int]) -> Optional[int]:
+        """The outermost process between this one and ``pid`` that is no service; None if ``pid`` is not below."""
+        chain = self._ledger.lineage(pid, at)
+        if self._pid not in chain[1:]:
+            return None
+        below = chain[: chain.index(self._pid)]
+        for one in reversed(below):
+            begun = self._ledger.process(one, at)
+            command = begun.command if begun else census.command_of(one)
+            if not is_service(command) or _is_fork(begun):
+                return one
+        return below[-1]
+
+    def _way_to(self, pid: int, at: Optional[int]) -> str:
+        begun = self._ledger.process(pid, at)
+        command = census.shortened(begun.command) if begun else ""
+        return f"a {'fork' if _is_fork(begun) else 'child'} of pid {begun.parent}: {command}" if begun else "a child"
+
+
+def _is_fork(begun: Optional[Begun]) -> bool:
+    return begun is not None and begun.how == "fork"

@@ -1,0 +1,282 @@
+"""Where the end of a run is told: the terminal's section, a JSON file, GitHub's annotations and its step summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from pytest_shmstate.known import Use
+from pytest_shmstate.leak import FOREIGN, INTERRUPTED, UNATTRIBUTED, Frame, Leak, Suppression
+from pytest_shmstate.report import (
+    blocks,
+    bytes_text,
+    counted,
+    current_directory,
+    describe,
+    headline,
+    named,
+    owned_by,
+    place,
+    printable,
+)
+
+#: Of the JSON document. It changes when something in it is renamed or goes, not when something is added.
+FORMAT = 1
+#: As many of a kind as GitHub shows of one step.
+MOST_ANNOTATIONS = 10
+_LONGEST_TITLE = 80
+_MOST_ROWS = 200
+
+#: What a leak counts as, and what the terminal says above those that do. In the order of their weight.
+GROUPS = {
+    "failing": "left behind, and a failure",
+    "told": "left behind by tests that failed anyway",
+    "warned": "left behind, and only warned of",
+    "interrupted": "left by what was killed or stopped before it could clean up",
+    "unattributed": "came during this run and stayed, by whom is not known",
+    "foreign": "made by others meanwhile, left alone",
+}
+
+#: A line of the terminal, and how to show it: ``write_line(text, **markup)``.
+Line = Tuple[str, Dict[str, bool]]
+
+
+class ReportNotWritten(OSError):
+    """A report could not be written where it was asked for."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that is told at the end of a run."""
+
+    mode: str
+    #: Who set the mode.
+    mode_source: str
+    leaks: Tuple[Leak, ...] = ()
+    used: Tuple[Use, ...] = ()
+    unused: Tuple[Suppression, ...] = ()
+    #: What was watched, whether that worked, and why not.
+    abilities: Tuple[Tuple[str, bool, str], ...] = ()
+    tests_checked: int = 0
+    #: The tests passed, and the run fails all the same.
+    exit_status_changed: bool = False
+    #: The id of the run.
+    run: str = ""
+
+
+def group_of(leak: Leak) -> str:
+    """The key in ``GROUPS``."""
+    by_verdict = {FOREIGN: "foreign", INTERRUPTED: "interrupted", UNATTRIBUTED: "unattributed"}
+    if leak.verdict in by_verdict:
+        return by_verdict[leak.verdict]
+    if leak.after_failure:
+        return "told"
+    return "warned" if leak.mode == "warn" else "failing"
+
+
+def grouped(leaks: Iterable[Leak]) -> Dict[str, List[Leak]]:
+    """The groups that are not empty."""
+    groups: Dict[str, List[Leak]] = {key: [] for key in GROUPS}
+    for leak in leaks:
+        groups[group_of(leak)].append(leak)
+    return {key: members for key, members in groups.items() if members}
+
+
+def section(summary: Summary) -> List[Line]:
+    """The terminal's section "shared memory". One line if all is well."""
+    groups = grouped(summary.leaks)
+    foreign = groups.pop("foreign", [])
+    tests = _tests(summary)
+    mode = f"mode {summary.mode}, {summary.mode_source}"
+    lines: List[Line] = []
+    if not groups:
+        # Green is for what was looked at.
+        checked = summary.tests_checked > 0 and summary.mode != "off"
+        only = "only tests whose marker asks for it are checked" if summary.mode == "off" else "no test was checked"
+        lines.append((f"{f'nothing left behind by {tests}' if checked else only} ({mode})", {"green": checked}))
+    for key, leaks in groups.items():
+        lines += _findings(key, leaks)
+    if groups:
+        lines.append((f"{tests} checked ({mode})", {}))
+        # Above a clean run it stands in the header already.
+        lines += [(text, {"yellow": True}) for text in _blind_spots(summary)]
+    if foreign:
+        lines.append((f"{GROUPS['foreign']}: {counted(foreign)}", {}))
+    lines += [(text, {}) for text in _suppression_lines(summary)]
+    if summary.exit_status_changed:
+        lines.append(("the tests passed, but this run fails for what was left behind", {"red": True, "bold": True}))
+    return lines
+
+
+def _tests(summary: Summary) -> str:
+    return "1 test" if summary.tests_checked == 1 else f"{summary.tests_checked:,} tests"
+
+
+def _findings(key: str, leaks: List[Leak]) -> Iterator[Line]:
+    colour = {"failing": {"red": True, "bold": True}, "told": {"red": True}}.get(key, {"yellow": True})
+    yield f"{GROUPS[key]}: {counted(leaks)}", colour
+    reported = [leak for leak in leaks if leak.reported]
+    for leak in reported[:_MOST_ROWS]:
+        yield f"  {_in_short(leak)} (see its error above)", {}
+    if reported[_MOST_ROWS:]:
+        yield f"  and {len(reported) - _MOST_ROWS:,} more, each with its error above", {}
+    new = [leak for leak in leaks if not leak.reported]
+    for text in [*blocks(new), ""] if new else []:
+        yield (f"  {text}" if text else ""), {}
+
+
+def _in_short(leak: Leak) -> str:
+    return f"{named(leak)}, leaked by {owned_by(leak.owner)}"
+
+
+def _blind_spots(summary: Summary) -> List[str]:
+    missing = [f"{what} ({note})" if note else what for what, able, note in summary.abilities if not able]
+    return [f"not possible here: {'; '.join(missing)}"] if missing else []
+
+
+def _suppression_lines(summary: Summary) -> Iterator[str]:
+    for suppression, count, size in summary.used:
+        times = "once" if count == 1 else f"{count:,} times"
+        covered = f", {bytes_text(size)}" if size else ""
+        yield f"allowed {times}{covered}: {printable(_as_line(suppression))} ({printable(suppression.source)})"
+    for suppression in summary.unused:
+        yield f"allowed, but never seen: {printable(_as_line(suppression))} ({printable(suppression.source)})"
+
+
+def _as_line(suppression: Suppression) -> str:
+    return f"{suppression.pattern}  # {suppression.reason}"
+
+
+def as_document(summary: Summary) -> Dict[str, Any]:
+    """The summary as plain dicts and lists, for JSON."""
+    return {
+        "format": FORMAT,
+        "run": summary.run,
+        "mode": summary.mode,
+        "mode_source": summary.mode_source,
+        "tests_checked": summary.tests_checked,
+        "exit_status_changed": summary.exit_status_changed,
+        "counts": {key: len(grouped(summary.leaks).get(key, ())) for key in GROUPS},
+        "leaks": [{**leak.as_json(), "group": group_of(leak)} for leak in summary.leaks],
+        "suppressions": [{**asdict(used), "count": count, "bytes": size} for used, count, size in summary.used],
+        "unused_suppressions": [asdict(suppression) for suppression in summary.unused],
+        "abilities": [{"what": what, "able": able, "note": note} for what, able, note in summary.abilities],
+    }
+
+
+def write_json(path: str, document: Dict[str, Any]) -> None:
+    """Write the whole document or nothing; folders are made. Raises ``ReportNotWritten``."""
+    text = json.dumps(document, indent=2) + "\n"
+    try:
+        # A link stays a link. What is no regular file (a pipe, a terminal) can be written to, not replaced.
+        path = os.path.realpath(path)
+        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            _write(path, text, "w")
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        beside = f"{path}.{os.getpid()}.part"
+        try:
+            _write(beside, text, "w")
+            os.replace(beside, path)
+        except OSError:
+            if os.path.exists(beside):
+                os.unlink(beside)
+            raise
+    except (OSError, ValueError) as error:
+        raise ReportNotWritten(_not_written(path, error)) from error
+
+
+def append_summary(path: str, text: str) -> None:
+    """Add to the file that ``GITHUB_STEP_SUMMARY`` names; other steps and tools write to it too."""
+    try:
+        _write(path, text, "a")
+    except (OSError, ValueError) as error:
+        raise ReportNotWritten(_not_written(path, error)) from error
+
+
+def _write(path: str, text: str, mode: str) -> None:
+    with open(path, mode, encoding="utf-8") as file:
+        file.write(text)
+
+
+def _not_written(path: str, error: Exception) -> str:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return f"{path}: the report of what was left behind could not be written ({reason}): name a file that can be"
+
+
+def github_annotations(leaks: Sequence[Leak]) -> List[str]:
+    """Lines that GitHub shows beside the source, when they are printed in a workflow."""
+    levels: Dict[str, List[Leak]] = {"error": [], "warning": []}
+    for key, members in grouped(leaks).items():
+        if key == "foreign":
+            continue
+        for leak in members:
+            fails = key == "failing" or (key == "unattributed" and leak.mode == "error")
+            levels["error" if fails else "warning"].append(leak)
+    lines = [_annotation(level, leak) for level, members in levels.items() for leak in members[:MOST_ANNOTATIONS]]
+    rest = [leak for members in levels.values() for leak in members[MOST_ANNOTATIONS:]]
+    # Of another kind, or it would be the eleventh.
+    return [*lines, f"::notice::and {counted(rest)} more, in the log of this step"] if rest else lines
+
+
+def _annotation(level: str, leak: Leak) -> str:
+    properties = {"title": f"{named(leak)[:_LONGEST_TITLE]} left behind"}
+    shown = _shown_by_github(leak)
+    if shown is not None:
+        properties = {"file": shown.file, "line": str(shown.line), **properties}
+    told = ",".join(f"{name}={escape_property(value)}" for name, value in properties.items())
+    # There are no columns where GitHub shows it.
+    text = "\n".join(re.sub(r" +", " ", line) for line in describe(leak))
+    return f"::{level} {told}::{escape_data(text)}"
+
+
+def _shown_by_github(leak: Leak) -> Optional[Frame]:
+    """The first line to look at that lies in the repository, relative to it."""
+    root = (os.environ.get("GITHUB_WORKSPACE") or current_directory()).rstrip(os.sep) + os.sep
+    owner = Frame(leak.owner.file, leak.owner.line, "")
+    for frame in filter(None, [leak.where, *reversed(leak.stack), owner]):
+        if frame.line > 0 and frame.file.startswith(root) and "/site-packages/" not in frame.file:
+            return Frame(frame.file[len(root) :], frame.line, frame.function)
+    return None
+
+
+def escape_data(text: str) -> str:
+    """The part after the second ``::`` of a workflow command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def escape_property(text: str) -> str:
+    """A value between ``::error`` and ``::``."""
+    return escape_data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def github_summary(summary: Summary) -> str:
+    """Markdown for the page of a workflow run: a table of what was left behind, foreign things aside."""
+    leaks = [leak for key, members in grouped(summary.leaks).items() if key != "foreign" for leak in members]
+    if not leaks:
+        return f"### Shared memory\n\nNothing left behind by {_tests(summary)}.\n"
+    rows = ["| what | size | whose | look at | counts as | now |", "| --- | --- | --- | --- | --- | --- |"]
+    for leak in leaks[:_MOST_ROWS]:
+        size = bytes_text(leak.size) if leak.size >= 0 else ""
+        cells = (named(leak), size, owned_by(leak.owner), _look_at(leak), group_of(leak), leak.fate)
+        rows.append("| " + " | ".join(map(escape_cell, cells)) + " |")
+    if leaks[_MOST_ROWS:]:
+        rows.append(f"| and {len(leaks) - _MOST_ROWS:,} more | | | | | |")
+    failed = "The tests passed; the run failed for this.\n" if summary.exit_status_changed else ""
+    told = f"{escape_cell(headline(leaks))} ({_tests(summary)} checked). {failed}".rstrip()
+    return "\n".join(["### Shared memory", "", told, "", *rows, ""])
+
+
+def _look_at(leak: Leak) -> str:
+    shown = _shown_by_github(leak) or leak.where
+    return place(shown) if shown else ""
+
+
+def escape_cell(text: str) -> str:
+    """One cell of a markdown table, with nothing in it that markdown or HTML would obey."""
+    # Entities: markdown never takes one for the mark it stands for, also inside tables.
+    return re.sub(r"[^\w ,;=/()+-]|_", lambda mark: f"&#{ord(mark[0])};", printable(text))

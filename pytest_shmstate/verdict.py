@@ -1,0 +1,188 @@
+"""From what is still there to what is said of it, and what is done about it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import shutil
+import sys
+import sysconfig
+import time
+from dataclasses import replace
+from multiprocessing import resource_tracker, util
+from multiprocessing.shared_memory import SharedMemory
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import psutil
+
+from pytest_shmstate import census
+from pytest_shmstate.attribution import Found
+from pytest_shmstate.leak import (
+    DIRECTORY,
+    HELD,
+    INTERRUPTED,
+    ORPHAN,
+    PROCESS,
+    SEGMENT,
+    SEMAPHORE,
+    SYSV,
+    Frame,
+    Holder,
+    Leak,
+    Owner,
+)
+from pytest_shmstate.timeline import Span
+
+IPC_RMID = 0
+#: What a process gets between SIGTERM and SIGKILL, in seconds.
+TERM_GRACE = 1.0
+PAUSE = 0.005
+#: Code that is not the user's: the standard library and what is installed.
+NOT_THE_USERS = tuple(
+    os.path.join(path, "")
+    for key in ("stdlib", "platstdlib", "purelib", "platlib")
+    for path in (sysconfig.get_path(key), os.path.realpath(sysconfig.get_path(key)))
+)
+
+
+def leaks_of(found: Sequence[Found]) -> List[Leak]:
+    """What is said of them; all are looked at in one go, since asking who holds what is slow."""
+    entries = [entry for entry in (census.look(one.name) for one in found if one.kind not in (PROCESS, SYSV)) if entry]
+    held = census.holders(entries, census.everybody()) if entries else {}
+    sizes = {entry.name: (entry.size, entry.on_disk) for entry in entries}
+    return [_leak(one, sizes, held) for one in found]
+
+
+def _leak(found: Found, sizes: Dict[str, Tuple[int, int]], held: Dict[str, List[Holder]]) -> Leak:
+    size, on_disk = sizes.get(found.name, (-1, -1))
+    holders = tuple(held.get(found.name, ()))
+    name = found.name
+    if found.kind == SYSV:
+        segment = census.sysv(census.sysv_table()).get(found.mark)
+        if segment is not None:
+            size, on_disk = segment.size, segment.resident
+            holders = (Holder(segment.creator, f"{segment.attached} attached", "attached"),) if segment.attached else ()
+    if found.kind == PROCESS:
+        name = census.shortened(found.name)
+    span = found.span
+    return Leak(
+        kind=found.kind,
+        name=name,
+        verdict=verdict_of(span, bool(holders) or found.kind == PROCESS),
+        owner=span.owner,
+        evidence=found.evidence,
+        size=size,
+        on_disk=on_disk,
+        pid=found.pid,
+        stack=found.stack,
+        where=line_to_look_at(found.stack, span.owner),
+        holders=holders,
+        after_failure=span.failed,
+    )
+
+
+def sysv_names(shmid: int) -> List[str]:
+    """What a suppression may call it: its key."""
+    segment = census.sysv(census.sysv_table()).get(shmid)
+    return [f"0x{segment.key:08x}"] if segment is not None else []
+
+
+def verdict_of(span: Span, is_held: bool) -> str:
+    """Nobody is blamed for what it had no chance to clean up."""
+    if not span.complete:
+        return INTERRUPTED
+    return HELD if is_held else ORPHAN
+
+
+def line_to_look_at(stack: Sequence[Frame], owner: Owner) -> Optional[Frame]:
+    """The innermost line of the user's own code, or where the owner is defined."""
+    for frame in reversed(stack):
+        path = os.path.abspath(frame.file)
+        if not frame.file.startswith("<") and not path.startswith(NOT_THE_USERS):
+            return frame
+    if owner.file:
+        return Frame(owner.file, owner.line, owner.name.rpartition("::")[2])
+    return stack[-1] if stack else None
+
+
+def removed(found: Found, leak: Leak) -> Leak:
+    """Remove it, if it is still the one that was judged, and say so."""
+    try:
+        if not found.there():
+            return replace(leak, fate="gone by itself")
+        if found.kind == PROCESS:
+            return replace(leak, fate=_end(found.pid))
+        if found.kind == SYSV:
+            _remove_sysv(found.mark)
+        elif found.kind == DIRECTORY:
+            shutil.rmtree(os.path.join(census.SHM_DIR, found.name))
+        else:
+            _unlink(found)
+    except FileNotFoundError:
+        return replace(leak, fate="gone by itself")
+    except OSError as error:
+        return replace(leak, fate=f"left in place ({error.strerror})")
+    return replace(leak, fate="removed")
+
+
+def _unlink(found: Found) -> None:
+    """Unlink it so that the resource tracker of this process does not complain of it at exit."""
+    if found.kind == SEMAPHORE and found.pid == os.getpid():
+        # Its object would unlink it once more, and complain.
+        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]  # noqa: SLF001
+            if getattr(finalizer, "_args", None) == ("/" + found.name[len("sem.") :],):
+                finalizer()
+                return
+    if found.kind == SEGMENT and found.pid == os.getpid():
+        for one in gc.get_objects():
+            if type(one) is SharedMemory and one.name.lstrip("/") == found.name:
+                one.unlink()
+                return
+        os.unlink(os.path.join(census.SHM_DIR, found.name))
+        # Its object is gone. Before 3.13 every one of them was registered; since then one cannot know.
+        by_python = any(frame.file.endswith("multiprocessing/shared_memory.py") for frame in found.stack)
+        if by_python and sys.version_info < (3, 13):
+            resource_tracker.unregister("/" + found.name, "shared_memory")
+        return
+    os.unlink(os.path.join(census.SHM_DIR, found.name))
+
+
+def _remove_sysv(shmid: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.shmctl(shmid, IPC_RMID, None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _end(pid: int) -> str:
+    """End a process and all that came from it: asked first, then killed."""
+    try:
+        first = psutil.Process(pid)
+        family = [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return "gone by itself"
+    for one in family:
+        _signal(one, "terminate")
+    alive = _wait(family)
+    for one in alive:
+        _signal(one, "kill")
+    _wait(alive)
+    return "ended (SIGKILL)" if alive else "ended (SIGTERM)"
+
+
+def _wait(family: List[psutil.Process]) -> List[psutil.Process]:
+    """Those that still run after the grace. Reaps nobody: the exit status is for who started them."""
+    deadline = time.monotonic() + TERM_GRACE
+    while True:
+        family = [one for one in family if census.at_work(one.pid) and one.is_running()]
+        if not family or time.monotonic() > deadline:
+            return family
+        time.sleep(PAUSE)
+
+
+def _signal(process: psutil.Process, how: str) -> None:
+    try:
+        getattr(process, how)()
+    except psutil.NoSuchProcess:
+        pass

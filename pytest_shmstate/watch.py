@@ -1,0 +1,213 @@
+"""The leak detector: what came, whose it is, and whether it was still there when it was due.
+
+One Watch stands in each process that runs tests. At the boundaries of its timeline it takes in what is new (``attend``)
+and gives each thing to a span; when spans are due it looks whether their things are gone (``judge``).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from pytest_shmstate import census, reach, recorder
+from pytest_shmstate.attribution import Attribution, Found
+from pytest_shmstate.known import is_process_wide
+from pytest_shmstate.leak import DIRECTORY, PROCESS, SEMAPHORE, Owner
+from pytest_shmstate.ledger import Ledger
+from pytest_shmstate.notices import UNSAID, Notices
+from pytest_shmstate.timeline import Span, Timeline
+
+#: Freed with the objects that hold them: not to be judged while a failed test's traceback keeps those alive.
+FREED_WITH_OBJECTS = (SEMAPHORE, DIRECTORY, PROCESS)
+FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
+
+
+class Watch:
+    """See above. Belongs to the process that made it; in its forks it does nothing."""
+
+    def __init__(self, folder: str, owner: Owner, grace: float, outer: Sequence[str] = ()) -> None:
+        """``folder``: the ledger; ``outer``: others to read. ``grace``: seconds that what is due may take to go."""
+        self.timeline = Timeline(owner)
+        self.grace = grace
+        self.pid = os.getpid()
+        #: Objects of wider scope that live now: (their span, the object). Set by who knows them.
+        self.keepers: Callable[[], Iterable[Tuple[Span, Any]]] = tuple
+        #: Called when something due is still there: lets go of references that nobody needs any more.
+        self.release: Callable[[], None] = _nothing
+        self._records = recorder.listen()
+        self._ledger = Ledger(folder, recorder.file(), outer)
+        self._notices = Notices(census.SHM_DIR)
+        self._table = census.sysv_table()
+        self._shmids: Set[int] = set(census.sysv(self._table))
+        self._pending: Dict[Tuple[str, str, int], Found] = {}
+        #: (name, inode) that were looked at and are not ours.
+        self._strange: Set[Tuple[str, int]] = set()
+        self._attribution = Attribution(self._ledger, self.timeline, self.pid)
+        self._folder_stamp = 0
+        #: Threads that were there before: xdist's, or those of a library.
+        self._threads = set(os.listdir("/proc/self/task"))
+        self._take_in_processes(self.timeline.root)
+        self._pending.clear()
+
+    @property
+    def source(self) -> str:
+        """Where its notices come from."""
+        return self._notices.source
+
+    def close(self) -> None:
+        """Stop watching."""
+        recorder.unlisten(self._records)
+        self._notices.close()
+
+    def pending(self) -> List[Found]:
+        """What is not judged yet and still there."""
+        return [found for found in self._pending.values() if found.there()]
+
+    def forget(self, found: Found) -> None:
+        """It is dealt with; should it stay, it is not found again."""
+        self._pending.pop((found.kind, found.name, found.mark), None)
+        self._strange.add((found.name, found.mark))
+
+    def attend(self) -> None:
+        """Take in what is new; what only the kernel saw belongs to the span of this moment."""
+        if os.getpid() != self.pid:
+            return
+        span = self.timeline.current
+        notices = self._notices.drain()
+        names = dict.fromkeys(self._hear(), UNSAID)
+        for notice in notices:
+            names[notice.name] = max(notice.pid, names.get(notice.name, UNSAID))
+        if names:
+            self._take_in_entries(names, span)
+        self._take_in_sysv(span)
+        if census.has_children() or self._ledger_has_new_processes():
+            self._take_in_processes(span)
+
+    def due(self, unless: Callable[[Found], bool] = lambda _: False) -> List[Found]:
+        """What is due and does not go. Waits up to the grace, but only if something is there that may yet go."""
+        self.attend()
+        due = [found for found in self._pending.values() if found.span.due and not unless(found)]
+        if not due:
+            return []
+        due = self._still_there(due)
+        for free in (_nothing, self.release):
+            if due:
+                free()
+                gc.collect()
+                due = self._still_there(due)
+        due = [found for found in due if not self._is_kept(found)]
+        return self._wait(due)
+
+    # What is new.
+
+    def _hear(self) -> List[str]:
+        heard, self._records[:] = list(self._records), []
+        for record in heard:
+            self._ledger.add(record)
+        return [str(record[4]) for record in heard if record[0] == "made"]
+
+    def _take_in_entries(self, names: Dict[str, int], span: Span) -> None:
+        refreshed = False
+        for name, pid in names.items():
+            entry = census.look(name)
+            if entry is None or (name, entry.inode) in self._strange:
+                continue
+            if not refreshed:
+                self._ledger.refresh()
+                refreshed = True
+            found = self._attribution.entry(entry, span, pid)
+            if found is None:
+                self._strange.add((name, entry.inode))
+            self._add(found)
+        self._ledger.prune()
+
+    def _take_in_sysv(self, span: Span) -> None:
+        table = census.sysv_table()
+        if table == self._table:
+            return
+        self._table = table
+        there = census.sysv(table)
+        self._shmids &= set(there)
+        for shmid in set(there) - self._shmids:
+            self._shmids.add(shmid)
+            self._add(self._attribution.segment(there[shmid], span))
+
+    def _ledger_has_new_processes(self) -> bool:
+        try:
+            stamp = os.stat(self._ledger.folder).st_mtime_ns
+        except OSError:
+            return False
+        changed, self._folder_stamp = stamp != self._folder_stamp, stamp
+        return changed
+
+    def _take_in_processes(self, span: Span) -> None:
+        new = [pid for pid in self._reachable() if self._attribution.is_new(pid)]
+        if self._ledger_has_new_processes() or new:
+            self._ledger.refresh()
+            known = (pid for pid in self._ledger.begun if pid not in new and self._attribution.is_new(pid))
+            new += [pid for pid in known if self._attribution.is_below(pid)]
+        for pid in new:
+            self._add(self._attribution.process(pid, span))
+
+    def _reachable(self) -> Iterable[int]:
+        """Children, and those of the services among them: what the fork server forks is ours."""
+        for child in census.children(self.pid):
+            yield child
+            if self._attribution.serves(child):
+                yield from census.children(child)
+
+    def _add(self, found: Optional[Found]) -> None:
+        if found is not None:
+            self._pending.setdefault((found.kind, found.name, found.mark), found)
+
+    # Whether it goes.
+
+    def _still_there(self, due: List[Found]) -> List[Found]:
+        left = []
+        for found in due:
+            if found.there():
+                left.append(found)
+            else:
+                self._pending.pop((found.kind, found.name, found.mark), None)
+        return left
+
+    def _is_kept(self, found: Found) -> bool:
+        """Give it to a wider span if that has it: a process-wide service, or a fixture whose object leads to it."""
+        root = self.timeline.root
+        if found.span is root:
+            return False
+        if is_process_wide(found.name):
+            found.span = root
+            return not root.due
+        is_it = reach.is_process(found.pid) if found.kind == PROCESS else reach.names_entry(found.name)
+        for span, keeper in self.keepers():
+            if span is not found.span and not span.due and reach.leads_to(keeper, is_it):
+                found.span = span
+                found.evidence += f"; kept by fixture `{span.owner.name}`"
+                return True
+        return False
+
+    def _wait(self, due: List[Found]) -> List[Found]:
+        """Leave time to processes that are ending, and to those that clean up after others."""
+        deadline = time.monotonic() + self.grace
+        pause = FIRST_PAUSE
+        while due and time.monotonic() < deadline and self._may_go(due):
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            due = self._still_there(due)
+        return due
+
+    def _may_go(self, due: List[Found]) -> bool:
+        """Whether anything runs that could still remove it. Trackers and servers that wait for this process do not."""
+        if any(found.kind == PROCESS for found in due) or not self._threads.issuperset(os.listdir("/proc/self/task")):
+            return True
+        self._ledger.refresh()
+        mine = set(census.children(self.pid))
+        waiting = {pid for pid in mine if self._attribution.serves(pid)}
+        return any(pid not in waiting and census.at_work(pid) for pid in {*mine, *self._attribution.relatives()})
+
+
+def _nothing() -> None:
+    pass
