@@ -7,6 +7,8 @@ import signal
 
 from hypothesis import settings
 
+pytest_plugins = ["pytester"]
+
 # Explicit, because Hypothesis has a profile of its own for CI machines, which repeats the same examples every time.
 # No deadline: an example that starts a process takes as long as the machine needs.
 settings.register_profile("quick", deadline=None, derandomize=False, print_blob=True, max_examples=100)

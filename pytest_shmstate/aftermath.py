@@ -1,0 +1,211 @@
+"""After the tests: what is still there once everybody who ran tests is gone, from what they wrote down.
+
+Here stand the leaks of workers that were killed, of what was due only when its process ended, and what came during the
+run and cannot be shown to be anybody's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+
+from pytest_shmstate import census
+from pytest_shmstate.attribution import Found, inode_of
+from pytest_shmstate.known import is_service
+from pytest_shmstate.leak import PROCESS, SYSV, UNATTRIBUTED, Frame, Owner
+from pytest_shmstate.ledger import Begun, Ledger
+from pytest_shmstate.timeline import Span
+
+PAUSE = 0.02
+
+
+class Past:
+    """Who was at work when, in processes that may be gone, as their ledgers tell."""
+
+    def __init__(self, ledger: Ledger, ended: Iterable[str]) -> None:
+        """``ended``: workers that came to their end as they should."""
+        self._ledger = ledger
+        self._ended = set(ended)
+        self._workers = {pid: str(rest[0]) for _, pid, rest in ledger.others.get("worker", ())}
+
+    def worker_of(self, pid: int, at: Optional[int]) -> Optional[Tuple[str, int, int]]:
+        """Which worker the process is or came from: its name, its pid, and when the way down to ``pid`` began."""
+        chain = self._ledger.lineage(pid, at)
+        for position, one in enumerate(chain):
+            if one in self._workers:
+                moment = at
+                for below in reversed(chain[:position]):
+                    begun = self._ledger.process(below, at)
+                    if begun is not None and (begun.how == "fork" or not is_service(begun.command)):
+                        moment = begun.at
+                        break
+                return self._workers[one], one, moment if moment is not None else time.monotonic_ns()
+        return None
+
+    def span_at(self, worker: str, pid: int, moment: int) -> Span:
+        """Whose turn it was then; not complete if the worker never came to its end."""
+        owner = Owner("session", "the run, between tests", worker=worker)
+        test = None
+        for _, word, rest in sorted(self._turns(pid, moment), key=lambda turn: turn[0]):
+            if word == "test":
+                nodeid, file, line, attempt = rest
+                owner = test = Owner(
+                    "test", nodeid, file=file, line=line, during=nodeid, worker=worker, attempt=attempt
+                )
+            elif word == "fixture":
+                name, scope, file, line, during = rest
+                owner = Owner("fixture", name, scope=scope, file=file, line=line, during=during, worker=worker)
+            elif test is not None:
+                owner = test
+        span = Span(owner, None)
+        span.due = True
+        span.complete = worker in self._ended
+        return span
+
+    def _turns(self, pid: int, moment: int) -> Iterator[Tuple[int, str, Tuple[Any, ...]]]:
+        for word in ("test", "fixture", "rest"):
+            for at, whose, rest in self._ledger.others.get(word, ()):
+                if whose == pid and at <= moment:
+                    yield at, word, rest
+
+
+class Aftermath:
+    """Looks once, at the end, in the process that outlives those that ran tests (or is the only one)."""
+
+    def __init__(self, ledger: Ledger, before: Dict[str, int], told: Sequence[Tuple[str, str, Any]]) -> None:
+        """``before``: what was in /dev/shm when the run began. ``told``: what the workers found."""
+        self._ledger = ledger
+        self._before = before
+        self._told = told
+        ended = {worker for worker, word, _ in told if word == "end"}
+        self._done = {tuple(content[:3]) for _, word, content in told if word in ("allowed", "left")}
+        self._come = {name: inode for name, inode in census.listing().items() if before.get(name) != inode}
+        ledger.refresh(only=self._come)
+        self._past = Past(ledger, ended)
+        self._pid = os.getpid()
+
+    def wait_for_processes(self, patience: float) -> List[Found]:
+        """Processes of the run that do not end. Those below this process are its own affair: it has judged them.
+
+        Services are waited for as well, since they clean up; one that stays waits for another that stays.
+        """
+        deadline = time.monotonic() + patience
+        running = list(self._running())
+        while running and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+            running = [begun for begun in running if census.runs(begun.pid, begun.start)]
+        found = []
+        for begun in running:
+            whose = self._past.worker_of(begun.pid, begun.at)
+            serves = begun.how != "fork" and is_service(begun.command)
+            if (
+                whose is not None
+                and not serves
+                and (PROCESS, census.command_of(begun.pid), begun.start) not in self._done
+            ):
+                span = self._past.span_at(*whose)
+                command = census.command_of(begun.pid)
+                found.append(Found(PROCESS, command, begun.start, span, "its own ledger", begun.pid))
+        return found
+
+    def _running(self) -> Iterator[Begun]:
+        mine = {self._pid, *census.descendants(self._pid), *ancestors(self._pid)}
+        for known in self._ledger.begun.values():
+            if known[-1].pid not in mine and census.runs(known[-1].pid, known[-1].start):
+                yield known[-1]
+
+    def owed(self) -> List[Found]:
+        """What is left though the process that was to remove it at its end is gone, or does not hold it any more."""
+        found = []
+        for worker, word, plain in self._told:
+            if word == "owed":
+                span = Span(Owner(**plain["owner"]), None)
+                span.due = span.complete = True
+                stack = tuple(Frame(*frame) for frame in plain["stack"])
+                one = Found(plain["kind"], plain["name"], plain["mark"], span, plain["evidence"], plain["pid"], stack)
+                if one.there() and not (worker == "main" and self._is_in_use(one)):
+                    found.append(one)
+        return found
+
+    def _is_in_use(self, found: Found) -> bool:
+        """This process, or what it started, still has it: then it is not over yet, and nobody will see the end."""
+        if found.kind in (PROCESS, SYSV):
+            return True
+        entry = census.look(found.name)
+        mine = [self._pid, *census.descendants(self._pid)]
+        return entry is not None and bool(census.holders([entry], mine)[found.name])
+
+    def recorded(self, known: Iterable[Found]) -> List[Found]:
+        """What the ledger says was made in this run, is still there, and was judged by nobody: the killed had no time."""
+        skip = {(one.name, one.mark) for one in known} | {(name, mark) for _, name, mark in self._done}
+        found = []
+        for name, inode in self._come.items():
+            made = self._ledger.maker(name, inode)
+            if made is None or (name, inode) in skip or inode_of(name) != inode:
+                continue
+            whose = self._past.worker_of(made.pid, made.at)
+            entry = census.look(name)
+            if whose is None or entry is None or whose[1] == self._pid:
+                continue
+            span = self._past.span_at(*whose)
+            evidence = f"the ledger of pid {made.pid}, of {whose[0]}"
+            found.append(Found(entry.kind, name, inode, span, evidence, made.pid, made.stack))
+        return found
+
+    def unknown(self, known: Iterable[Found]) -> List[census.Entry]:
+        """What came during the run and stayed, and is in no record."""
+        skip = {one.name for one in known} | {name for _, name, _ in self._done}
+        skip |= {plain["name"] for _, word, plain in self._told if word == "owed"}
+        entries = []
+        for name, inode in self._come.items():
+            entry = census.look(name)
+            if entry is None or entry.inode != inode or name in skip:
+                continue
+            made = self._ledger.maker(name, inode)
+            if made is None or self._past.worker_of(made.pid, made.at) is None:
+                entries.append(entry)
+        return entries
+
+
+def ancestors(pid: int) -> List[int]:
+    """The processes that this one came from."""
+    found: List[int] = []
+    while True:
+        itself = census.process(pid)
+        if itself is None or itself.parent == 0 or itself.parent in found:
+            return found
+        pid = itself.parent
+        found.append(pid)
+
+
+def strangers(ledger: Ledger) -> List[int]:
+    """Processes outside this run that see the same /dev/shm and may write there: it may be theirs.
+
+    Those above this one (the shell, the CI's runner) wait for it and make nothing meanwhile.
+    """
+    ours: Set[int] = {os.getpid(), *ancestors(os.getpid()), *census.descendants(os.getpid()), *ledger.begun}
+    found = []
+    for pid in census.everybody():
+        if pid in ours or not census.command_of(pid) or census.command_of(pid).startswith("["):
+            continue
+        try:
+            if os.stat(f"/proc/{pid}").st_uid not in (os.getuid(), 0):
+                continue
+            there = os.stat(f"/proc/{pid}/root{census.SHM_DIR}")
+            here = os.stat(census.SHM_DIR)
+            if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+                found.append(pid)
+        except PermissionError:
+            found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def unknown_owner(entry: census.Entry) -> Owner:
+    """What is said instead of an owner."""
+    return Owner("unknown", f"came during the run; of user {entry.uid}")
+
+
+__all__ = ["Aftermath", "Past", "UNATTRIBUTED", "ancestors", "strangers", "unknown_owner"]

@@ -1,0 +1,175 @@
+"""The end of a run: what everybody found, what is left, and what the exit status makes of it. In the controller."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Tuple
+
+from pytest_shmstate import aftermath, census, outlets, verdict
+from pytest_shmstate.attribution import Found, inode_of
+from pytest_shmstate.known import Suppressions
+from pytest_shmstate.leak import FOREIGN, INTERRUPTED, PROCESS, SYSV, UNATTRIBUTED, Leak, leak_from_json
+from pytest_shmstate.ledger import Ledger
+from pytest_shmstate.notices import Notices
+from pytest_shmstate.outlets import Summary, as_document, github_annotations, github_summary, section
+from pytest_shmstate.report import headline
+from pytest_shmstate.run import Run, uses_from_json
+from pytest_shmstate.settings import Settings
+from pytest_shmstate.sweep import sweep
+
+PASSED, FAILED = 0, 1
+#: Trackers of killed workers clean up on their own; this long they may take, in seconds.
+PATIENCE = 3.0
+
+
+class Gate:
+    """From the start of a run to its last line."""
+
+    def __init__(self, run: Run, settings: Settings, distributes: bool) -> None:
+        self._run = run
+        self._settings = settings
+        self._distributes = distributes
+        #: What earlier runs left that were killed.
+        self._swept = [] if settings.leaks == "off" or settings.keep else sweep()
+        self._before = census.listing()
+        self._abilities = self._see_what_works()
+        self.summary: Optional[Summary] = None
+
+    def _see_what_works(self) -> Tuple[Tuple[str, bool, str], ...]:
+        notices = Notices(census.SHM_DIR)
+        source = notices.source
+        notices.close()
+        there = os.path.isdir(census.SHM_DIR)
+        room = (
+            f"{shutil.disk_usage(census.SHM_DIR).free / 2**30:.1f} GiB free" if there else "System V and processes only"
+        )
+        return (
+            (census.SHM_DIR, there, room),
+            ("ledger in children", self._run.reaches_children(), "sitecustomize on PYTHONPATH"),
+            ("/proc", census.can_read_proc(), "holders and commands"),
+            ("makers in C", source == "fanotify", source),
+        )
+
+    def header(self) -> str:
+        """A line that says what the detector can see here."""
+        seen = ", ".join(f"{what}: {'yes' if works else 'no'}" for what, works, _ in self._abilities)
+        line = f"shmstate: leaks={self._settings.leaks} ({self._settings.leaks_source}); {seen}"
+        if self._swept:
+            line += f"\nshmstate: an earlier run was killed; {headline(self._swept)}; {_fates(self._swept)}"
+        return line
+
+    def finish(self, exitstatus: int) -> int:
+        """Look at what is left, remove what is ours, write the reports; the exit status that the run is to have."""
+        told = list(self._run.told())
+        leaks = self._swept + [leak_from_json(content) for _, word, content in told if word == "leak"]
+        suppressions = Suppressions(self._settings.ignore)
+        for _, word, content in told:
+            if word == "end":
+                suppressions.merge(uses_from_json(content["uses"]))
+        leaks += self._left(told, suppressions)
+        self._remove_warned(told)
+        failing = [leak for leak in leaks if self._fails(leak, told)]
+        status = FAILED if failing and exitstatus == PASSED else exitstatus
+        self.summary = Summary(
+            mode=self._settings.leaks,
+            mode_source=self._settings.leaks_source,
+            leaks=tuple(leaks),
+            used=tuple(suppressions.used()),
+            unused=tuple(suppressions.unused()),
+            abilities=self._abilities,
+            tests_checked=sum(content["tests"] for _, word, content in told if word == "end"),
+            exit_status_changed=status != exitstatus,
+            run=os.path.basename(self._run.folder),
+        )
+        return status
+
+    def tell(self, terminal: Any) -> None:
+        """Print the section, and write what was asked for."""
+        summary = self.summary
+        if summary is None:
+            return
+        terminal.write_sep("=", "shared memory")
+        for text, markup in section(summary):
+            terminal.write_line(text, **markup)
+        try:
+            if self._settings.report is not None:
+                outlets.write_json(self._settings.report, as_document(summary))
+            if os.environ.get("GITHUB_ACTIONS"):
+                for line in github_annotations(summary.leaks):
+                    terminal.write_line(line)
+                if os.environ.get("GITHUB_STEP_SUMMARY"):
+                    outlets.append_summary(os.environ["GITHUB_STEP_SUMMARY"], github_summary(summary))
+        except outlets.ReportNotWritten as error:
+            terminal.write_line(str(error), red=True)
+
+    def _left(self, told: List[Tuple[str, str, Any]], suppressions: Suppressions) -> List[Leak]:
+        ledger = Ledger(self._run.folder)
+        after = aftermath.Aftermath(ledger, self._before, told)
+        processes = after.wait_for_processes(PATIENCE)
+        # What trackers removed in the meantime is gone; what is left now stays.
+        after = aftermath.Aftermath(ledger, self._before, told)
+        found = after.owed()
+        # Processes last: with them end the trackers that wait for them, and remove what has to be looked at first.
+        found += [*after.recorded(found), *processes]
+        leaks = [self._judged(one, leak, suppressions) for one, leak in zip(found, verdict.leaks_of(found))]
+        strangers = None
+        for entry in after.unknown(found):
+            if strangers is None:
+                strangers = aftermath.strangers(ledger)
+            leaks.append(self._unknown(entry, strangers, suppressions))
+        return [leak for leak in leaks if leak is not None]
+
+    def _judged(self, found: Found, leak: Leak, suppressions: Suppressions) -> Optional[Leak]:
+        also = [found.name] if found.kind == PROCESS else verdict.sysv_names(found.mark) if found.kind == SYSV else []
+        if self._settings.leaks == "off" or suppressions.match(found.kind, leak.name, also, size=leak.on_disk):
+            return None
+        leak = replace(leak, mode=self._settings.leaks)
+        if self._settings.keep:
+            return replace(leak, fate="left in place (--shmstate-keep)")
+        return verdict.removed(found, leak)
+
+    def _unknown(self, entry: census.Entry, strangers: List[int], suppressions: Suppressions) -> Optional[Leak]:
+        if self._settings.leaks == "off" or suppressions.match(entry.kind, entry.name, size=entry.on_disk):
+            return None
+        held = tuple(census.holders([entry], census.everybody())[entry.name])
+        outside = entry.uid != os.getuid() or any(holder.pid in strangers for holder in held)
+        notes: Tuple[str, ...] = ()
+        if strangers and not outside:
+            notes = (f"{len(strangers)} processes outside this run may have made it, so the run does not fail for it",)
+        return Leak(
+            kind=entry.kind,
+            name=entry.name,
+            verdict=FOREIGN if outside else UNATTRIBUTED,
+            owner=aftermath.unknown_owner(entry),
+            evidence="no record, no maker, no holder of this run",
+            size=entry.size,
+            on_disk=entry.on_disk,
+            holders=held,
+            mode=self._settings.leaks if not strangers else "warn",
+            fate="not ours: left alone",
+            notes=notes,
+        )
+
+    def _remove_warned(self, told: List[Tuple[str, str, Any]]) -> None:
+        for _, word, content in told:
+            if word == "left" and not self._settings.keep:
+                kind, name, mark, _ = content
+                if kind not in (PROCESS, SYSV) and inode_of(name) == mark:
+                    path = os.path.join(census.SHM_DIR, name)
+                    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+    def _fails(self, leak: Leak, told: List[Tuple[str, str, Any]]) -> bool:
+        if leak.mode != "error" or leak.after_failure or leak.verdict in (FOREIGN, INTERRUPTED):
+            return False
+        # A test that was run again and passed is one that its project lets pass.
+        again: Dict[str, int] = {}
+        for _, word, nodeid in told:
+            if word == "again":
+                again[nodeid] = again.get(nodeid, 0) + 1
+        return leak.owner.attempt > again.get(leak.owner.during, 0)
+
+
+def _fates(leaks: List[Leak]) -> str:
+    return ", ".join(sorted({leak.fate for leak in leaks}))

@@ -1,0 +1,210 @@
+"""The hooks of pytest, and nothing else: each hands on to who does the work.
+
+PYTEST_DONT_REWRITE: there is nothing to rewrite, and importing this first is no reason to warn.
+
+    controller (or the only process)   a Run and a Gate, from configure to unconfigure
+    process that runs tests            an Attendant, from the session's start to its end
+
+Written for pytest 7.0 as well: old-style hook wrappers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Generator, List, Optional, Sequence, Tuple
+
+import pytest
+
+from pytest_shmstate import recorder, report, selftest
+from pytest_shmstate.attendant import Attendant
+from pytest_shmstate.fixtures import shm_leaks, shm_prefix, shm_state, shm_workers
+from pytest_shmstate.gate import Gate
+from pytest_shmstate.leak import Leak
+from pytest_shmstate.run import Run
+from pytest_shmstate.settings import Settings, add_options, check_markers, declare_marker, resolve
+
+Wrapper = Generator[None, Any, None]
+NAME = "shmstate-wiring"
+
+
+class ShmstateLeakWarning(pytest.PytestWarning):
+    """A test left shared memory behind, in mode ``warn``."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini values."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Optional[int]:
+    """``--shmstate-selftest`` runs that instead of tests."""
+    if not config.getoption("shmstate_selftest"):
+        return None
+    return selftest.main(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin a run, or join that of the controller."""
+    declare_marker(config)
+    config.pluginmanager.register(Wiring(config, resolve(config)), NAME)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Put everything back."""
+    wiring = config.pluginmanager.unregister(name=NAME)
+    if wiring is not None:
+        wiring.close()
+
+
+class Wiring:
+    """The hooks that need to know the run."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._settings = settings
+        workerinput = getattr(config, "workerinput", None)
+        self._worker = "main" if workerinput is None else workerinput["workerid"]
+        self.gate: Optional[Gate] = None
+        self.attendant: Optional[Attendant] = None
+        self._distributes = workerinput is None and config.getoption("dist", "no") != "no"
+        if workerinput is None:
+            self._run = Run.begin()
+            self.gate = Gate(self._run, settings, self._distributes)
+        else:
+            self._run = Run.join(workerinput["shmstate_folder"])
+        if not self._distributes:
+            recorder.write("worker", self._worker)
+
+    def close(self) -> None:
+        """The process is done with pytest."""
+        if self.attendant is not None:
+            self.attendant.hand_over()
+            self.attendant = None
+        self._run.close()
+
+    # The controller.
+
+    def pytest_report_header(self) -> Optional[str]:
+        """What the detector can see here."""
+        return self.gate.header() if self.gate is not None else None
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell an xdist worker where the ledger is."""
+        node.workerinput["shmstate_folder"] = self._run.folder
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Everybody's fixtures are through by now, and xdist's workers are gone."""
+        if self.attendant is not None:
+            self.attendant.end_session()
+            self.attendant.hand_over()
+            self.attendant = None
+        if self.gate is not None:
+            session.exitstatus = self.gate.finish(int(session.exitstatus))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Tell what was found."""
+        if self.gate is not None:
+            self.gate.tell(terminalreporter)
+
+    # The process that runs tests.
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """From here on everything that is made is somebody's."""
+        if not self._distributes:
+            self.attendant = Attendant(self._run, self._settings, self._worker)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: List[pytest.Item]) -> None:
+        """Mistakes in markers end the run here."""
+        check_markers(items)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> Wrapper:
+        """What a module makes when it is imported is its own."""
+        if self.attendant is None or not isinstance(collector, pytest.Module):
+            yield
+            return
+        span = self.attendant.begin_import(collector.nodeid)
+        yield
+        self.attendant.end_import(span)
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Wrapper:
+        """A test begins; one that is run again begins again."""
+        if self.attendant is not None:
+            self.attendant.begin_test(item)
+        yield
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Wrapper:
+        """What a fixture makes is due when the fixture ends."""
+        if self.attendant is None:
+            yield
+            return
+        active = self.attendant.begin_fixture(fixturedef)
+        yield
+        self.attendant.made_fixture(active)
+
+    def pytest_fixture_post_finalizer(self, fixturedef: Any) -> None:
+        """Now."""
+        if self.attendant is not None:
+            self.attendant.end_fixture(fixturedef)
+
+    @pytest.hookimpl(hookwrapper=True, trylast=True)
+    def pytest_runtest_makereport(self, call: Any) -> Wrapper:
+        """See whether the test fails by itself; expected failures count."""
+        outcome = yield
+        told = outcome.get_result()
+        if self.attendant is not None and call.when != "teardown" and (told.failed or hasattr(told, "wasxfail")):
+            self.attendant.failed()
+
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Wrapper:
+        """The test is through, and so are the fixtures that it was the last to use."""
+        outcome = yield
+        if self.attendant is None:
+            return
+        failing = outcome.excinfo is not None
+        if failing:
+            self.attendant.failed()
+        error = _tell(item, self.attendant.end_test(item), failing)
+        if error is not None:
+            outcome.force_exception(error)
+
+
+def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[BaseException]:
+    """Put leaks into the test's report; the exception that its teardown has to end with, if any."""
+    for leak in leaks:
+        item.user_properties.append(("shmstate_leak", report.headline([leak])))
+    blamed, warned, added = _sorted_by_weight(leaks, failing)
+    if added:
+        item.add_report_section("teardown", "shared memory", report.failure_text(added))
+    error: Optional[BaseException] = None
+    if warned:
+        try:
+            warnings.warn(ShmstateLeakWarning(report.failure_text(warned)), stacklevel=2)
+        except ShmstateLeakWarning as raised:  # -W error
+            error = raised
+    if blamed:
+        error = pytest.fail.Exception(report.failure_text(blamed), pytrace=False)
+    return error
+
+
+def _sorted_by_weight(leaks: Sequence[Leak], failing: bool) -> Tuple[List[Leak], List[Leak], List[Leak]]:
+    """Those that fail the teardown, those to warn of, those only to be told since the test has failed anyway."""
+    blamed, warned, added = [], [], []
+    for leak in leaks:
+        if failing or leak.after_failure:
+            added.append(leak)
+        elif leak.mode == "warn":
+            warned.append(leak)
+        else:
+            blamed.append(leak)
+    return blamed, warned, added
+
+
+__all__ = ["shm_leaks", "shm_prefix", "shm_state", "shm_workers", "ShmstateLeakWarning"]

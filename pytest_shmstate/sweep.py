@@ -1,0 +1,54 @@
+"""What runs that were killed left behind: their ledgers outlive them, so the next run can name it and remove it.
+
+Only what is surely theirs is removed: the very inode that a ledger tells of, which nobody has open any more. Processes
+that live on are told of, and left alone: somebody may have meant them to.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Iterator, List
+
+from pytest_shmstate import census, verdict
+from pytest_shmstate.aftermath import Aftermath
+from pytest_shmstate.attribution import Found
+from pytest_shmstate.leak import INTERRUPTED, Leak
+from pytest_shmstate.ledger import Ledger, abandoned, remove_folder
+from pytest_shmstate.run import Run
+
+NOTE = "left by an earlier run, which was killed"
+
+
+def sweep() -> List[Leak]:
+    """Remove what killed runs of this user left, and their ledgers; what was there, and what became of it.
+
+    Safe beside other runs: those that live are not touched, and of several that sweep each ledger is one's alone.
+    """
+    leaks: List[Leak] = []
+    for folder in abandoned():
+        mine = f"{folder}.swept-by-{os.getpid()}"
+        try:
+            os.rename(folder, mine)
+        except OSError:  # another run was faster
+            continue
+        leaks += _swept(mine)
+        remove_folder(mine)
+    return leaks
+
+
+def _swept(folder: str) -> Iterator[Leak]:
+    told = list(Run(folder, own=False).told())
+    ledger = Ledger(folder)
+    after = Aftermath(ledger, {}, told)
+    found = [one for one in after.recorded([]) if _is_sure(ledger, one)]
+    for one, leak in zip(found, verdict.leaks_of(found)):
+        dealt_with = replace(leak, fate="left in place (still open)") if leak.holders else verdict.removed(one, leak)
+        yield replace(dealt_with, verdict=INTERRUPTED, notes=(*leak.notes, NOTE))
+
+
+def _is_sure(ledger: Ledger, found: Found) -> bool:
+    """A name alone may be somebody else's by now."""
+    made = ledger.maker(found.name, found.mark)
+    entry = census.look(found.name)
+    return made is not None and made.inode == found.mark and entry is not None and entry.uid == os.getuid()
