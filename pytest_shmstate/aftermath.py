@@ -153,6 +153,14 @@ class Aftermath:
             found.append(Found(entry.kind, name, inode, span, evidence, made.pid, made.stack))
         return found
 
+    def foreign_maker(self, entry: census.Entry) -> Optional[int]:
+        """The process outside this run that made it, if the kernel told one of the workers."""
+        for _, word, content in self._told:
+            if word == "maker" and (content[0], content[1]) == (entry.name, entry.inode):
+                pid = int(content[2])
+                return pid if pid != self._pid and self._past.worker_of(pid, None) is None else None
+        return None
+
     def unknown(self, known: Iterable[Found]) -> List[census.Entry]:
         """What came during the run and stayed, and is in no record."""
         skip = {one.name for one in known} | {name for _, name, _ in self._done}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import types
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import pytest
 
 from pytest_shmstate import recorder, verdict
-from pytest_shmstate.attribution import Found
+from pytest_shmstate.attribution import Found, inode_of
 from pytest_shmstate.known import Suppressions
 from pytest_shmstate.leak import PROCESS, SYSV, Leak, Owner, Suppression
 from pytest_shmstate.run import Run, uses_as_json
@@ -168,6 +169,9 @@ class Attendant:
                 "owner": vars(found.span.owner),
             }
             self._run.tell(self._worker, "owed", plain)
+        for (name, inode), pid in self.watch.makers.items():
+            if inode_of(name) == inode:
+                self._run.tell(self._worker, "maker", [name, inode, pid])
         content = {"tests": self.tests, "uses": uses_as_json(self._suppressions.used()), "source": self.watch.source}
         self._run.tell(self._worker, "end", content)
         self.watch.close()
@@ -227,8 +231,9 @@ class Attendant:
         funcargs = getattr(item, "funcargs", None)
         if isinstance(funcargs, dict):
             funcargs.clear()
-        instance = getattr(item, "_instance", None) or getattr(item, "_testcase", None)
-        if instance is not None and hasattr(instance, "__dict__"):
+        # Not `item.instance`: asking for it may make another. Before pytest 8.2 only the bound method had it.
+        instance = getattr(item, "_instance", None) or getattr(getattr(item, "_obj", None), "__self__", None)
+        if hasattr(instance, "__dict__") and not isinstance(instance, (type, types.ModuleType)):
             vars(instance).clear()
 
 

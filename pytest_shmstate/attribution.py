@@ -17,7 +17,7 @@ import os
 import re
 import time
 from dataclasses import dataclass
-from typing import Dict, Iterable, Optional, Tuple
+from typing import Dict, Iterable, Optional, Set, Tuple
 
 from pytest_shmstate import census, recorder
 from pytest_shmstate.known import is_service
@@ -70,6 +70,8 @@ class Attribution:
         self._pid = pid
         #: (pid, start) of processes that were seen to run -> when that was first, and whose they are.
         self._born: Dict[Tuple[int, int], Tuple[int, Span]] = {}
+        #: Services below this process that were seen to run: what a fork server forks is looked for at every test.
+        self.services: Set[int] = set()
 
     def entry(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
         """Whose entry of /dev/shm it is; None: not ours. ``span``: now; ``pid``: what the kernel said of its maker."""
@@ -97,7 +99,10 @@ class Attribution:
         whose = self.span_of(pid, None) if begun is not None and begun.start == itself.start else None
         self._born[pid, itself.start] = (time.monotonic_ns(), whose or span)
         command = census.command_of(pid)
-        if not command or self.serves(pid):
+        if not command:
+            return None
+        if self.serves(pid):
+            self.services.add(pid)
             return None
         return Found(PROCESS, command, itself.start, whose or span, "the kernel: it is a child, and runs", pid)
 

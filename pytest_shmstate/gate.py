@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import time
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from pytest_shmstate import aftermath, census, outlets, verdict
 from pytest_shmstate.attribution import Found, inode_of
@@ -22,6 +24,8 @@ from pytest_shmstate.sweep import sweep
 PASSED, FAILED = 0, 1
 #: Trackers of killed workers clean up on their own; this long they may take, in seconds.
 PATIENCE = 3.0
+#: Seconds between two looks at what is in no record.
+SECOND_LOOK = 0.2
 
 
 class Gate:
@@ -36,6 +40,8 @@ class Gate:
         self._before = census.listing()
         self._abilities = self._see_what_works()
         self.summary: Optional[Summary] = None
+        self._mistake = ""
+        self._told = False
 
     def _see_what_works(self) -> Tuple[Tuple[str, bool, str], ...]:
         notices = Notices(census.SHM_DIR)
@@ -83,26 +89,43 @@ class Gate:
             exit_status_changed=status != exitstatus,
             run=os.path.basename(self._run.folder),
         )
-        return status
+        return self._written(self.summary, status)
 
-    def tell(self, terminal: Any) -> None:
-        """Print the section, and write what was asked for."""
-        summary = self.summary
-        if summary is None:
-            return
-        terminal.write_sep("=", "shared memory")
-        for text, markup in section(summary):
-            terminal.write_line(text, **markup)
+    def _written(self, summary: Summary, status: int) -> int:
+        """Write the reports that were asked for; one that cannot be written fails a run that passed."""
         try:
             if self._settings.report is not None:
                 outlets.write_json(self._settings.report, as_document(summary))
-            if os.environ.get("GITHUB_ACTIONS"):
-                for line in github_annotations(summary.leaks):
-                    terminal.write_line(line)
-                if os.environ.get("GITHUB_STEP_SUMMARY"):
-                    outlets.append_summary(os.environ["GITHUB_STEP_SUMMARY"], github_summary(summary))
+            if os.environ.get("GITHUB_ACTIONS") and os.environ.get("GITHUB_STEP_SUMMARY"):
+                outlets.append_summary(os.environ["GITHUB_STEP_SUMMARY"], github_summary(summary))
         except outlets.ReportNotWritten as error:
-            terminal.write_line(str(error), red=True)
+            self._mistake = str(error)
+            return FAILED if status == PASSED else status
+        return status
+
+    def tell(self, terminal: Any) -> None:
+        """Print the section."""
+        summary = self.summary
+        if summary is None:
+            return
+        self._told = True
+        terminal.write_sep("=", "shared memory")
+        for text, markup in section(summary):
+            terminal.write_line(text, **markup)
+        if self._mistake:
+            terminal.write_line(self._mistake, red=True)
+        if os.environ.get("GITHUB_ACTIONS"):
+            for line in github_annotations(to_annotate(summary.leaks)):
+                terminal.write_line(line)
+
+    def close(self) -> None:
+        """Say what has to be said though there was no summary (``--no-summary``, ``-p no:terminal``)."""
+        if self._told or self.summary is None:
+            return
+        if self._mistake:
+            print(self._mistake, file=sys.stderr)  # noqa: T201
+        if os.environ.get("GITHUB_ACTIONS"):
+            print("", *github_annotations(to_annotate(self.summary.leaks)), sep="\n", flush=True)  # noqa: T201
 
     def _left(self, told: List[Tuple[str, str, Any]], suppressions: Suppressions) -> List[Leak]:
         ledger = Ledger(self._run.folder)
@@ -114,11 +137,7 @@ class Gate:
         # Processes last: with them end the trackers that wait for them, and remove what has to be looked at first.
         found += [*after.recorded(found), *processes]
         leaks = [self._judged(one, leak, suppressions) for one, leak in zip(found, verdict.leaks_of(found))]
-        strangers = None
-        for entry in after.unknown(found):
-            if strangers is None:
-                strangers = aftermath.strangers(ledger)
-            leaks.append(self._unknown(entry, strangers, suppressions))
+        leaks += self._unknown(after, found, ledger, suppressions)
         return [leak for leak in leaks if leak is not None]
 
     def _judged(self, found: Found, leak: Leak, suppressions: Suppressions) -> Optional[Leak]:
@@ -130,11 +149,21 @@ class Gate:
             return replace(leak, fate="left in place (--shmstate-keep)")
         return verdict.removed(found, leak)
 
-    def _unknown(self, entry: census.Entry, strangers: List[int], suppressions: Suppressions) -> Optional[Leak]:
-        if self._settings.leaks == "off" or suppressions.match(entry.kind, entry.name, size=entry.on_disk):
-            return None
+    def _unknown(
+        self, after: aftermath.Aftermath, known: List[Found], ledger: Ledger, suppressions: Suppressions
+    ) -> Iterator[Leak]:
+        """What nobody of this run is known to have made. Others make and remove things: a second look has to see it."""
+        if self._settings.leaks == "off" or not after.unknown(known):
+            return
+        time.sleep(SECOND_LOOK)
+        strangers = aftermath.strangers(ledger)
+        for entry in after.unknown(known):
+            if not suppressions.match(entry.kind, entry.name, size=entry.on_disk):
+                yield self._stray(entry, after.foreign_maker(entry), strangers)
+
+    def _stray(self, entry: census.Entry, maker: Optional[int], strangers: List[int]) -> Leak:
         held = tuple(census.holders([entry], census.everybody())[entry.name])
-        outside = entry.uid != os.getuid() or any(holder.pid in strangers for holder in held)
+        outside = maker is not None or entry.uid != os.getuid() or any(holder.pid in strangers for holder in held)
         notes: Tuple[str, ...] = ()
         if strangers and not outside:
             notes = (f"{len(strangers)} processes outside this run may have made it, so the run does not fail for it",)
@@ -143,9 +172,10 @@ class Gate:
             name=entry.name,
             verdict=FOREIGN if outside else UNATTRIBUTED,
             owner=aftermath.unknown_owner(entry),
-            evidence="no record, no maker, no holder of this run",
+            evidence=f"the kernel: made by pid {maker}" if maker else "no record, no maker, no holder of this run",
             size=entry.size,
             on_disk=entry.on_disk,
+            pid=maker or 0,
             holders=held,
             mode=self._settings.leaks if not strangers else "warn",
             fate="not ours: left alone",
@@ -169,6 +199,13 @@ class Gate:
             if word == "again":
                 again[nodeid] = again.get(nodeid, 0) + 1
         return leak.owner.attempt > again.get(leak.owner.during, 0)
+
+
+def to_annotate(leaks: Sequence[Leak]) -> List[Leak]:
+    """Not what may well be somebody else's: nobody can do anything about that in this project."""
+    return [
+        leak for leak in leaks if leak.verdict != FOREIGN and (leak.verdict != UNATTRIBUTED or leak.mode == "error")
+    ]
 
 
 def _fates(leaks: List[Leak]) -> str:

@@ -81,6 +81,8 @@ class Wiring:
         if self.attendant is not None:
             self.attendant.hand_over()
             self.attendant = None
+        if self.gate is not None:
+            self.gate.close()
         self._run.close()
 
     # The controller.

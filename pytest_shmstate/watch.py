@@ -44,6 +44,8 @@ class Watch:
         self._pending: Dict[Tuple[str, str, int], Found] = {}
         #: (name, inode) that were looked at and are not ours.
         self._strange: Set[Tuple[str, int]] = set()
+        #: Of those, whose makers the kernel named: (name, inode) -> pid.
+        self.makers: Dict[Tuple[str, int], int] = {}
         self._attribution = Attribution(self._ledger, self.timeline, self.pid)
         self._folder_stamp = 0
         #: Threads that were there before: xdist's, or those of a library.
@@ -120,6 +122,8 @@ class Watch:
             found = self._attribution.entry(entry, span, pid)
             if found is None:
                 self._strange.add((name, entry.inode))
+                if pid > 0:
+                    self.makers[name, entry.inode] = pid
             self._add(found)
         self._ledger.prune()
 
@@ -143,19 +147,22 @@ class Watch:
         return changed
 
     def _take_in_processes(self, span: Span) -> None:
-        new = [pid for pid in self._reachable() if self._attribution.is_new(pid)]
-        if self._ledger_has_new_processes() or new:
+        if self._ledger_has_new_processes():
             self._ledger.refresh()
-            known = (pid for pid in self._ledger.begun if pid not in new and self._attribution.is_new(pid))
-            new += [pid for pid in known if self._attribution.is_below(pid)]
-        for pid in new:
-            self._add(self._attribution.process(pid, span))
+            for pid in list(self._ledger.begun):
+                if self._attribution.is_new(pid) and self._attribution.is_below(pid):
+                    self._add(self._attribution.process(pid, span))
+        for pid in self._reachable():
+            if self._attribution.is_new(pid):
+                self._ledger.refresh()
+                self._add(self._attribution.process(pid, span))
 
     def _reachable(self) -> Iterable[int]:
         """Children, and those of the services among them: what the fork server forks is ours."""
         for child in census.children(self.pid):
             yield child
-            if self._attribution.serves(child):
+            # A service is known as one once it has been yielded.
+            if child in self._attribution.services:
                 yield from census.children(child)
 
     def _add(self, found: Optional[Found]) -> None:
