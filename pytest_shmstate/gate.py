@@ -69,14 +69,14 @@ class Gate:
     def finish(self, exitstatus: int) -> int:
         """Look at what is left, remove what is ours, write the reports; the exit status that the run is to have."""
         told = list(self._run.told())
-        leaks = self._swept + [leak_from_json(content) for _, word, content in told if word == "leak"]
+        leaks = self._swept + [forgiven(leak_from_json(content), told) for _, word, content in told if word == "leak"]
         suppressions = Suppressions(self._settings.ignore)
         for _, word, content in told:
             if word == "end":
                 suppressions.merge(uses_from_json(content["uses"]))
         leaks += self._left(told, suppressions)
         self._remove_warned(told)
-        failing = [leak for leak in leaks if self._fails(leak, told)]
+        failing = [leak for leak in leaks if fails(leak)]
         status = FAILED if failing and exitstatus == PASSED else exitstatus
         self.summary = Summary(
             mode=self._settings.leaks,
@@ -190,15 +190,18 @@ class Gate:
                     path = os.path.join(census.SHM_DIR, name)
                     shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
-    def _fails(self, leak: Leak, told: List[Tuple[str, str, Any]]) -> bool:
-        if leak.mode != "error" or leak.after_failure or leak.verdict in (FOREIGN, INTERRUPTED):
-            return False
-        # A test that was run again and passed is one that its project lets pass.
-        again: Dict[str, int] = {}
-        for _, word, nodeid in told:
-            if word == "again":
-                again[nodeid] = again.get(nodeid, 0) + 1
-        return leak.owner.attempt > again.get(leak.owner.during, 0)
+
+def fails(leak: Leak) -> bool:
+    """Whether a run that passed otherwise fails for it."""
+    return leak.mode == "error" and not leak.after_failure and leak.verdict not in (FOREIGN, INTERRUPTED)
+
+
+def forgiven(leak: Leak, told: Sequence[Tuple[str, str, Any]]) -> Leak:
+    """A leak of an attempt after which the test was run again: its project lets such a test pass."""
+    again = sum(1 for _, word, nodeid in told if word == "again" and nodeid == leak.owner.during)
+    if leak.owner.during and leak.owner.attempt <= again:
+        return replace(leak, mode="warn", notes=(*leak.notes, f"in attempt {leak.owner.attempt}; it was run again"))
+    return leak
 
 
 def to_annotate(leaks: Sequence[Leak]) -> List[Leak]:

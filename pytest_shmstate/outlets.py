@@ -22,6 +22,8 @@ from pytest_shmstate.report import (
     owned_by,
     place,
     printable,
+    size_text,
+    whose,
 )
 
 #: Of the JSON document. It changes when something in it is renamed or goes, not when something is added.
@@ -30,6 +32,7 @@ FORMAT = 1
 MOST_ANNOTATIONS = 10
 _LONGEST_TITLE = 80
 _MOST_ROWS = 200
+_MOST_IN_SHORT = 10
 
 #: What a leak counts as, and what the terminal says above those that do. In the order of their weight.
 GROUPS = {
@@ -125,12 +128,22 @@ def _findings(key: str, leaks: List[Leak]) -> Iterator[Line]:
     if reported[_MOST_ROWS:]:
         yield f"  and {len(reported) - _MOST_ROWS:,} more, each with its error above", {}
     new = [leak for leak in leaks if not leak.reported]
-    for text in [*blocks(new), ""] if new else []:
+    in_full = [leak for leak in new if _asks_for_action(leak)]
+    for text in [*blocks(in_full), ""] if in_full else []:
         yield (f"  {text}" if text else ""), {}
+    in_short = sorted((leak for leak in new if not _asks_for_action(leak)), key=lambda leak: -leak.size)
+    for leak in in_short[:_MOST_IN_SHORT]:
+        yield "  " + "; ".join(filter(None, [_in_short(leak), size_text(leak), printable(leak.fate)])), {}
+    if in_short[_MOST_IN_SHORT:]:
+        yield f"  and {counted(in_short[_MOST_IN_SHORT:])} more", {}
+
+
+def _asks_for_action(leak: Leak) -> bool:
+    return group_of(leak) != "interrupted" and not (group_of(leak) == "unattributed" and leak.mode != "error")
 
 
 def _in_short(leak: Leak) -> str:
-    return f"{named(leak)}, leaked by {owned_by(leak.owner)}"
+    return f"{named(leak)}, {whose(leak)} {owned_by(leak.owner)}"
 
 
 def _blind_spots(summary: Summary) -> List[str]:

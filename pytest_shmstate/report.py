@@ -140,7 +140,7 @@ def owned_by(owner: Owner) -> str:
         "import": f"the import of {name}{at}",
         "session": f"no test, but between tests: {name}{at}",
         "block": f"the with-block {name}{at}",
-        "unknown": name,
+        "unknown": f"unknown: {name}",
     }
     text = texts.get(owner.what, f"{owner.what} {name}{at}")
     if owner.what == "fixture" and owner.during:
@@ -164,13 +164,13 @@ def describe(leak: Leak) -> List[str]:
     lines = [_cut(named(leak) + process + (f": {size}" if size else ""))]
     for label, text in _told(leak):
         # Whole, however long: what the reader looks for, and what is to be copied.
-        whole = label in (_whose(leak), "to allow it")
+        whole = label in (whose(leak), "to allow it")
         lines.append(f"  {label:<12} {text if whole else _cut(text)}")
     return lines
 
 
 def _told(leak: Leak) -> Iterator[Tuple[str, str]]:
-    yield _whose(leak), owned_by(leak.owner)
+    yield whose(leak), owned_by(leak.owner)
     yield from _made_at(leak)
     yield "state", _RUNS if leak.kind == PROCESS and leak.verdict == HELD else _VERDICTS.get(leak.verdict, leak.verdict)
     holders = [f"pid {holder.pid} ({holder.command}), by {holder.how}" for holder in leak.holders]
@@ -182,7 +182,7 @@ def _told(leak: Leak) -> Iterator[Tuple[str, str]]:
     yield from (("note", text) for text in _first(leak.notes))
     if leak.after_failure:
         yield "note", "told only: the test failed anyway, so this is no second failure"
-    elif leak.mode == "warn":
+    elif leak.mode == "warn" and leak.verdict in (ORPHAN, HELD):
         yield "note", "a warning, no failure: the mode here is warn"
     if leak.verdict in (ORPHAN, HELD):
         yield "to fix", _fix(leak)
@@ -190,10 +190,10 @@ def _told(leak: Leak) -> Iterator[Tuple[str, str]]:
         yield "to allow it", _allowance(leak)
 
 
-def _whose(leak: Leak) -> str:
+def whose(leak: Leak) -> str:
     """A word of blame only where there is some."""
     if leak.owner.what == "unknown":
-        return "came"
+        return "owner"
     return "leaked by" if leak.verdict in (ORPHAN, HELD) else "belonged to"
 
 

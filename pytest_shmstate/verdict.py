@@ -58,11 +58,13 @@ def _leak(found: Found, sizes: Dict[str, Tuple[int, int]], held: Dict[str, List[
     size, on_disk = sizes.get(found.name, (-1, -1))
     holders = tuple(held.get(found.name, ()))
     name = found.name
+    notes: Tuple[str, ...] = ()
     if found.kind == SYSV:
         segment = census.sysv(census.sysv_table()).get(found.mark)
         if segment is not None:
             size, on_disk = segment.size, segment.resident
             holders = (Holder(segment.creator, f"{segment.attached} attached", "attached"),) if segment.attached else ()
+            notes = (f"key 0x{segment.key:08x}",) if segment.key else ()
     if found.kind == PROCESS:
         name = census.shortened(found.name)
     span = found.span
@@ -79,6 +81,7 @@ def _leak(found: Found, sizes: Dict[str, Tuple[int, int]], held: Dict[str, List[
         where=line_to_look_at(found.stack, span.owner),
         holders=holders,
         after_failure=span.failed,
+        notes=notes,
     )
 
 

@@ -119,7 +119,8 @@ def test_what_was_left_behind_stands_in_groups_and_strangers_are_only_counted() 
 
     headings = [f"{GROUPS[key]}: 1 segment" for key in GROUPS]
     assert [line for line in lines if line in headings] == headings
-    assert [name for name in "ftwiu" if f"  segment {name}" not in lines] == []
+    assert [name for name in "ftwu" if f"  segment {name}" not in lines] == []
+    assert "  segment i, belonged to test_a.py::test_a" in lines
     assert "  segment s" not in lines
     assert "nothing left behind" not in "\n".join(lines)
 
@@ -130,6 +131,18 @@ def test_a_leak_that_an_error_tells_already_is_told_in_one_line() -> None:
     assert lines[1] == "  segment psm_1a2b, leaked by test_a.py::test_a (see its error above)"
     assert not [line for line in lines if "to fix" in line]
     assert [line for line in texts(summary(leak())) if "to fix" in line]
+
+
+def test_what_asks_nothing_of_anybody_is_told_in_short() -> None:
+    owner = Owner("unknown", "at 12:00")
+    others = [leak(verdict=UNATTRIBUTED, mode="warn", owner=owner, size=size, fate="left alone") for size in range(14)]
+
+    lines = texts(summary(*others))
+
+    shown = "  segment psm_1a2b, owner unknown: at 12:00; {} B; left alone"
+    assert lines[1:11] == [shown.format(size) for size in range(13, 3, -1)]
+    assert lines[11] == "  and 4 segments, 6 B more"
+    assert len(lines) == 13
 
 
 def test_very_many_reported_leaks_are_not_all_listed() -> None:

@@ -124,7 +124,7 @@ def test_a_fixture_is_told_with_its_scope_its_place_and_its_tests() -> None:
         (Owner("import", "test_a.py", file="/x/test_a.py", line=1), "the import of test_a.py (/x/test_a.py:1)"),
         (Owner("session", "before the first test"), "no test, but between tests: before the first test"),
         (Owner("block", "check", file="/x/a.py", line=3), "the with-block check (/x/a.py:3)"),
-        (Owner("unknown", "while test_a ran"), "while test_a ran"),
+        (Owner("unknown", "while test_a ran"), "unknown: while test_a ran"),
         (Owner("novelty", "x"), "novelty x"),
     ],
 )
@@ -144,7 +144,7 @@ def test_every_owner_is_told(owner: Owner, text: str) -> None:
 )
 def test_blame_is_only_where_it_is_due(verdict: str, label: str) -> None:
     assert told(leak(verdict=verdict), label) == "test_a.py::test_a"
-    assert told(leak(verdict=verdict, owner=Owner("unknown", "at 12:00")), "came") == "at 12:00"
+    assert told(leak(verdict=verdict, owner=Owner("unknown", "at 12:00")), "owner") == "unknown: at 12:00"
 
 
 def test_the_line_that_made_it_is_shown_with_its_source(source: str) -> None:
@@ -265,6 +265,7 @@ def test_holders_evidence_fate_and_notes_are_told() -> None:
 def test_it_is_told_why_a_leak_is_no_failure() -> None:
     assert told(leak(), "note") is None
     assert str(told(leak(mode="warn"), "note")).startswith("a warning")
+    assert told(leak(mode="warn", verdict=UNATTRIBUTED), "note") is None
     assert str(told(leak(after_failure=True), "note")).startswith("told only")
 
 
