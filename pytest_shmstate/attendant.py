@@ -104,6 +104,7 @@ class Attendant:
             line=code.co_firstlineno if code else 0,
             during=nodeid,
             worker=self._worker,
+            attempt=1 if wide else self._last[1],
         )
         active = ActiveFixture(fixturedef, self.watch.timeline.enter(owner))
         self._fixtures.append(active)

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from pytest_shmstate import aftermath, census, outlets, verdict
 from pytest_shmstate.attribution import Found, inode_of
@@ -199,7 +199,8 @@ def fails(leak: Leak) -> bool:
 def forgiven(leak: Leak, told: Sequence[Tuple[str, str, Any]]) -> Leak:
     """A leak of an attempt after which the test was run again: its project lets such a test pass."""
     again = sum(1 for _, word, nodeid in told if word == "again" and nodeid == leak.owner.during)
-    if leak.owner.during and leak.owner.attempt <= again:
+    of_the_attempt = leak.owner.what == "test" or leak.owner.scope == "function"
+    if of_the_attempt and leak.owner.attempt <= again:
         return replace(leak, mode="warn", notes=(*leak.notes, f"in attempt {leak.owner.attempt}; it was run again"))
     return leak
 

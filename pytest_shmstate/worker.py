@@ -238,18 +238,8 @@ class Worker:
         if self._sentinel in ready:
             self._sentinel = None
 
-    def kill_at_once(self) -> None:
-        """SIGKILL it and its group without looking, waiting, or a descriptor."""
-        if not self._has_ended and self._started.exitcode is None:
-            self._is_dismissed = True
-            for kill in (os.kill, os.killpg):
-                with suppress(ProcessLookupError):
-                    kill(self.pid, signal.SIGKILL)
-
     def hang_up(self) -> None:
-        """Take what is in the pipe, and close it."""
-        while self._incoming.take():
-            pass
+        """Close the pipe, and have a descriptor to spare. What came through it stays."""
         self._incoming.close()
 
     def release(self) -> None:

@@ -35,8 +35,8 @@ START_METHODS = ("spawn", "fork", "forkserver")
 
 _TERMINATE_GRACE = 2.0
 _KILL_TIMEOUT = 10.0
-#: Whose handlers may raise: Ctrl-C, a CI that cancels, pytest-timeout.
-_PUT_OFF = (signal.SIGTERM, signal.SIGALRM, signal.SIGINT)
+#: Whose handlers may raise: a CI that cancels, Ctrl-C. (That of pytest-timeout may, too: a start may hang.)
+_PUT_OFF = (signal.SIGTERM, signal.SIGINT)
 
 
 class Workers:
@@ -143,10 +143,16 @@ def _signals_put_off() -> Iterator[Dict[Any, Any]]:
     """Have signals that come meanwhile handled at the end, and yield their handlers.
 
     A handler that raises in the middle of the start of a process would lose it. Blocking signals would not do: another
-    thread would take them, and their handlers run in the main thread all the same.
+    thread would take them, and their handlers run in the main thread all the same. One that comes again is handled.
     """
     handlers: Dict[Any, Any] = {}
     came: List[Any] = []
+
+    def put_off(number: int, frame: Any) -> None:
+        if number in came:
+            handlers[number](number, frame)
+        came.append(number)
+
     try:
         with ExitStack() as restoring:
             if threading.current_thread() is threading.main_thread():
@@ -155,7 +161,7 @@ def _signals_put_off() -> Iterator[Dict[Any, Any]]:
                     if callable(handler):
                         handlers[number] = handler
                         restoring.callback(signal.signal, number, handler)
-                        signal.signal(number, lambda number, _frame: came.append(number))
+                        signal.signal(number, put_off)
             yield handlers
     finally:
         for number in came:
@@ -168,9 +174,7 @@ def _end_all(workers: List[Worker], grace: float) -> None:
         wait_until(lambda: not _still_moving(workers), grace, workers)
         _terminate(workers)
     finally:
-        # Whatever interrupted it (a second Ctrl-C, no more descriptors): first kill, then make room, then look.
-        for worker in workers:
-            worker.kill_at_once()
+        # Whatever ended that, be it that there are no descriptors left: with these closed, there are.
         for worker in workers:
             worker.hang_up()
         try:

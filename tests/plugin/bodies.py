@@ -236,8 +236,12 @@ def return_what_does_not_unpickle(pid: int) -> NotUnpicklable:
 class Interrupting:
     """Has SIGINT come while it is pickled, in the middle of the start of a process."""
 
+    def __init__(self, times: int) -> None:
+        self._times = times
+
     def __reduce__(self) -> Tuple[Any, ...]:
-        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(self._times):
+            signal.raise_signal(signal.SIGINT)
         return int, ()
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from multiprocessing import connection
 from typing import Any, Callable, Iterator, List, Set
@@ -462,10 +463,17 @@ def test_an_interrupt_in_the_middle_of_a_start_loses_no_worker() -> None:
     before = children_of_this_process()
 
     with pytest.raises(KeyboardInterrupt), Workers() as workers:
-        workers.spawn(bodies.be_ready_and_ignore_sigterm, bodies.Interrupting())
+        workers.spawn(bodies.be_ready_and_ignore_sigterm, bodies.Interrupting(1))
 
     assert len(children_of_this_process() - before) <= 1  # the resource tracker, if this was its first use
     assert [worker.alive for worker in workers._workers] == [False]
+
+
+def test_a_start_that_hangs_can_be_interrupted_by_a_second_interrupt(workers: Workers) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        workers.spawn(bodies.echo, bodies.Interrupting(2))
+
+    assert workers._workers == []
 
 
 def test_workers_mind_ctrl_c_as_any_python_does(spawn: Callable[..., Any]) -> None:
@@ -531,6 +539,7 @@ def test_what_is_found_after_leaving_would_be_found_before() -> None:
 
 @pytest.mark.parametrize("method", START_METHODS)
 def test_leaving_ends_a_worker_that_ignores_sigterm_with_all_that_it_started(method: str) -> None:
+    begun = time.monotonic()
     with Workers(grace=0.0) as workers:
         stubborn = workers.spawn(bodies.have_a_worker_and_wait, "fork", start_method=method)
         stubborn.wait_ready()
@@ -539,6 +548,28 @@ def test_leaving_ends_a_worker_that_ignores_sigterm_with_all_that_it_started(met
         pids = [parent.pid, *parent.wait_ready(), stubborn.pid, stubborn.wait_ready()]
 
     assert [pid for pid in pids if not has_ended(pid)] == []
+    assert time.monotonic() - begun < workers_module._KILL_TIMEOUT
+
+
+def test_leaving_does_not_wait_for_a_stopped_worker() -> None:
+    begun = time.monotonic()
+    with Workers(grace=60.0) as workers:
+        worker = workers.spawn(bodies.be_ready_and_wait, start_method="fork")
+        worker.wait_ready()
+        worker.stop()
+
+    assert time.monotonic() - begun < 30
+
+
+def test_a_stopped_worker_leaves_its_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "_TERMINATE_GRACE", 10.0)
+    name = unique_prefix("stopped")
+    with Workers(grace=0.0) as workers:
+        worker = workers.spawn(bodies.own_and_wait, name, start_method="fork")
+        worker.wait_ready()
+        worker.stop()
+
+    assert shmstate.list_states(name) == []
 
 
 @pytest.mark.parametrize("new_session", [False, True])
