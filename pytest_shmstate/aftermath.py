@@ -73,10 +73,12 @@ class Past:
 class Aftermath:
     """Looks once, at the end, in the process that outlives those that ran tests (or is the only one)."""
 
-    def __init__(self, ledger: Ledger, before: Dict[str, int], told: Sequence[Tuple[str, str, Any]]) -> None:
-        """``before``: what was in /dev/shm when the run began. ``told``: what the workers found."""
+    def __init__(
+        self, ledger: Ledger, before: Dict[str, int], sysv_before: Set[int], told: Sequence[Tuple[str, str, Any]]
+    ) -> None:
+        """``before``: what was there when the run began. ``told``: what the workers found."""
         self._ledger = ledger
-        self._before = before
+        self._sysv_before = sysv_before
         self._told = told
         ended = {worker for worker, word, _ in told if word == "end"}
         self._done = {tuple(content[:3]) for _, word, content in told if word in ("allowed", "left")}
@@ -150,15 +152,26 @@ class Aftermath:
                 continue
             span = self._past.span_at(*whose)
             evidence = f"the ledger of pid {made.pid}, of {whose[0]}"
-            found.append(Found(entry.kind, name, inode, span, evidence, made.pid, made.stack))
+            found.append(Found(entry.kind, name, inode, span, evidence, made.pid, made.stack, made.how))
+        return found
+
+    def sysv(self) -> List[Found]:
+        """System V segments of processes that are gone; the kernel keeps the makers' pids."""
+        judged = {(kind, mark) for kind, _, mark in self._done}
+        found = []
+        for shmid, segment in census.sysv(census.sysv_table()).items():
+            whose = self._past.worker_of(segment.creator, None) if shmid not in self._sysv_before else None
+            if whose is not None and whose[1] != self._pid and (SYSV, shmid) not in judged:
+                span = self._past.span_at(*whose)
+                evidence = f"the kernel: made by pid {segment.creator}, of {whose[0]}"
+                found.append(Found(SYSV, f"shmid {shmid}", shmid, span, evidence, segment.creator))
         return found
 
     def foreign_maker(self, entry: census.Entry) -> Optional[int]:
-        """The process outside this run that made it, if the kernel told one of the workers."""
+        """The process outside this run that made it, if the kernel named it to one of the workers while it ran."""
         for _, word, content in self._told:
             if word == "maker" and (content[0], content[1]) == (entry.name, entry.inode):
-                pid = int(content[2])
-                return pid if pid != self._pid and self._past.worker_of(pid, None) is None else None
+                return int(content[2])
         return None
 
     def unknown(self, known: Iterable[Found]) -> List[census.Entry]:

@@ -43,6 +43,8 @@ class Found:
     evidence: str
     pid: int = 0
     stack: Tuple[Frame, ...] = ()
+    #: How a record says that it was made; empty without one.
+    how: str = ""
 
     def there(self) -> bool:
         """Whether it still is."""
@@ -72,6 +74,8 @@ class Attribution:
         self._born: Dict[Tuple[int, int], Tuple[int, Span]] = {}
         #: Services below this process that were seen to run: what a fork server forks is looked for at every test.
         self.services: Set[int] = set()
+        #: (pid, start) of processes that a wider span turned out to keep -> that span, which answers for their children.
+        self._given: Dict[Tuple[int, int], Span] = {}
 
     def entry(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
         """Whose entry of /dev/shm it is; None: not ours. ``span``: now; ``pid``: what the kernel said of its maker."""
@@ -98,13 +102,17 @@ class Attribution:
         begun = self._ledger.process(pid)
         whose = self.span_of(pid, None) if begun is not None and begun.start == itself.start else None
         self._born[pid, itself.start] = (time.monotonic_ns(), whose or span)
-        command = census.command_of(pid)
+        command = census.command_once_known(pid)
         if not command:
             return None
         if self.serves(pid):
             self.services.add(pid)
             return None
         return Found(PROCESS, command, itself.start, whose or span, "the kernel: it is a child, and runs", pid)
+
+    def give(self, found: Found, span: Span) -> None:
+        """A process, and with it all that it makes, is another span's than the one that it was started in."""
+        self._given[found.pid, found.mark] = span
 
     def is_new(self, pid: int) -> bool:
         """Whether it runs and was not asked about before."""
@@ -118,6 +126,12 @@ class Attribution:
     def serves(self, pid: int) -> bool:
         """Whether the process is one of those that serve a whole interpreter. What a fork server forks is not."""
         return bool(is_service(census.command_of(pid))) and not _is_fork(self._ledger.process(pid))
+
+    def is_stranger(self, pid: int) -> bool:
+        """Whether the process surely has nothing to do with this run: it is there to be asked, and says so."""
+        if census.process(pid) is None or pid in self._ledger.begun or self._pid in self._ledger.lineage(pid):
+            return False
+        return self._ledger.folder not in (census.environment(pid, recorder.LEDGERS) or "")
 
     def relatives(self) -> Iterable[int]:
         """Everybody who came from this process, also those whose parents are gone. Asks all processes there are."""
@@ -138,7 +152,10 @@ class Attribution:
             return None
         begun = self._ledger.process(top, at)
         itself = census.process(top)
-        seen = self._born.get((top, begun.start if begun else itself.start if itself else 0))
+        key = (top, begun.start if begun else itself.start if itself else 0)
+        if key in self._given:
+            return self._given[key]
+        seen = self._born.get(key)
         if begun is not None and (seen is None or begun.at < seen[0]):
             return self._timeline.at(begun.at)
         return seen[1] if seen is not None else self._timeline.current
@@ -154,7 +171,7 @@ class Attribution:
             return None
         kind = KIND_BY_HOW.get(made.how, entry.kind)
         whose = "this process" if made.pid == self._pid else f"pid {made.pid}, {self._way_to(made.pid, made.at)}"
-        return Found(kind, entry.name, entry.inode, span, f"the ledger of {whose}", made.pid, made.stack)
+        return Found(kind, entry.name, entry.inode, span, f"the ledger of {whose}", made.pid, made.stack, made.how)
 
     def _by_pid(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
         evidence = f"the kernel: made by pid {pid}"

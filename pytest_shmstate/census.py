@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import time
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import psutil
@@ -19,6 +20,8 @@ OVER = ("Z", "X")
 #: ``stat`` counts blocks of this size.
 BLOCK = 512
 COMMAND_WIDTH = 120
+#: Seconds in which a process that was just started becomes what it is to be; it takes far less.
+EXEC_PATIENCE = 0.2
 
 
 class Entry(NamedTuple):
@@ -212,6 +215,16 @@ def command_of(pid: int) -> str:
         return " ".join(found.cmdline()) or f"[{found.name()}]"
     except psutil.Error:
         return ""
+
+
+def command_once_known(pid: int) -> str:
+    """The same, once it has one: for an instant after its start a process has none, and then one cannot tell what it is."""
+    deadline = time.monotonic() + EXEC_PATIENCE
+    command = command_of(pid)
+    while command.startswith("[") and at_work(pid) and time.monotonic() < deadline:
+        time.sleep(0.001)
+        command = command_of(pid)
+    return command
 
 
 def shortened(command: str) -> str:

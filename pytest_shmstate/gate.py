@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from pytest_shmstate import aftermath, census, outlets, verdict
-from pytest_shmstate.attribution import Found, inode_of
+from pytest_shmstate.attribution import Found
 from pytest_shmstate.known import Suppressions
-from pytest_shmstate.leak import FOREIGN, INTERRUPTED, PROCESS, SYSV, UNATTRIBUTED, Leak, leak_from_json
+from pytest_shmstate.leak import FOREIGN, INTERRUPTED, PROCESS, SYSV, UNATTRIBUTED, Leak, Owner, leak_from_json
 from pytest_shmstate.ledger import Ledger
 from pytest_shmstate.notices import Notices
 from pytest_shmstate.outlets import Summary, as_document, github_annotations, github_summary, section
@@ -20,6 +20,7 @@ from pytest_shmstate.report import headline
 from pytest_shmstate.run import Run, uses_from_json
 from pytest_shmstate.settings import Settings
 from pytest_shmstate.sweep import sweep
+from pytest_shmstate.timeline import Span
 
 PASSED, FAILED = 0, 1
 #: Trackers of killed workers clean up on their own; this long they may take, in seconds.
@@ -38,6 +39,7 @@ class Gate:
         #: What earlier runs left that were killed.
         self._swept = [] if settings.leaks == "off" or settings.keep else sweep()
         self._before = census.listing()
+        self._sysv_before = set(census.sysv(census.sysv_table()))
         self._abilities = self._see_what_works()
         self.summary: Optional[Summary] = None
         self._mistake = ""
@@ -46,6 +48,7 @@ class Gate:
     def _see_what_works(self) -> Tuple[Tuple[str, bool, str], ...]:
         notices = Notices(census.SHM_DIR)
         source = notices.source
+        self._own_only = source == "fanotify" and not notices.names_everybody
         notices.close()
         there = os.path.isdir(census.SHM_DIR)
         room = (
@@ -61,6 +64,8 @@ class Gate:
     def header(self) -> str:
         """A line that says what the detector can see here."""
         seen = ", ".join(f"{what}: {'yes' if works else 'no'}" for what, works, _ in self._abilities)
+        if self._own_only:
+            seen += " (this process's own)"
         line = f"shmstate: leaks={self._settings.leaks} ({self._settings.leaks_source}); {seen}"
         if self._swept:
             line += f"\nshmstate: an earlier run was killed; {headline(self._swept)}; {_fates(self._swept)}"
@@ -129,13 +134,13 @@ class Gate:
 
     def _left(self, told: List[Tuple[str, str, Any]], suppressions: Suppressions) -> List[Leak]:
         ledger = Ledger(self._run.folder)
-        after = aftermath.Aftermath(ledger, self._before, told)
+        after = aftermath.Aftermath(ledger, self._before, self._sysv_before, told)
         processes = after.wait_for_processes(PATIENCE)
         # What trackers removed in the meantime is gone; what is left now stays.
-        after = aftermath.Aftermath(ledger, self._before, told)
+        after = aftermath.Aftermath(ledger, self._before, self._sysv_before, told)
         found = after.owed()
         # Processes last: with them end the trackers that wait for them, and remove what has to be looked at first.
-        found += [*after.recorded(found), *processes]
+        found += [*after.recorded(found), *after.sysv(), *processes]
         leaks = [self._judged(one, leak, suppressions) for one, leak in zip(found, verdict.leaks_of(found))]
         leaks += self._unknown(after, found, ledger, suppressions)
         return [leak for leak in leaks if leak is not None]
@@ -185,10 +190,8 @@ class Gate:
     def _remove_warned(self, told: List[Tuple[str, str, Any]]) -> None:
         for _, word, content in told:
             if word == "left" and not self._settings.keep:
-                kind, name, mark, _ = content
-                if kind not in (PROCESS, SYSV) and inode_of(name) == mark:
-                    path = os.path.join(census.SHM_DIR, name)
-                    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+                kind, name, mark, pid = content
+                verdict.remove(Found(kind, name, mark, Span(Owner("unknown", name), None), "", pid))
 
 
 def fails(leak: Leak) -> bool:

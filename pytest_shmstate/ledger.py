@@ -20,7 +20,7 @@ FOLDER_PREFIX = "pytest-shmstate-"
 FILE = re.compile(r"(\d+)\.(\d+)")
 #: How lines begin that are of use only to who asks for the name in them.
 OF_NAMES = (b"('made'", b"('seen'")
-FOLDER = re.compile(re.escape(FOLDER_PREFIX) + r"(\d+)\.(\d+)\.")
+FOLDER = re.compile(re.escape(FOLDER_PREFIX) + r"(\d+)\.(\d+)\.(\d+)\.")
 
 
 class Begun(NamedTuple):
@@ -170,17 +170,33 @@ def new_folder() -> str:
     """A folder for a ledger, named after this process, so that others can tell when its run is over."""
     itself = census.process(os.getpid())
     start = itself.start if itself else 0
-    return tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}.{start}.")
+    return tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}.{start}.{pid_namespace()}.")
+
+
+def pid_namespace() -> int:
+    """In which namespace this process has its pid; 0 if that is not to be known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def abandoned(folder: Optional[str] = None) -> List[str]:
-    """Ledgers of this user whose runs were killed before they could remove them."""
+    """Ledgers of this user whose runs were killed before they could remove them.
+
+    Those of other pid namespaces are left alone: from here their pids say nothing.
+    """
     folder = folder or tempfile.gettempdir()
     found = []
     for name in sorted(os.listdir(folder)):
         match = FOLDER.match(name)
         path = os.path.join(folder, name)
-        if match and not census.runs(int(match[1]), int(match[2])) and _is_mine(path):
+        if (
+            match
+            and int(match[3]) == pid_namespace()
+            and not census.runs(int(match[1]), int(match[2]))
+            and _is_mine(path)
+        ):
             found.append(path)
     return found
 

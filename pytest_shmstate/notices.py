@@ -58,6 +58,8 @@ class Notices:
         #: Where notices come from: ``fanotify``, ``inotify``, ``stat``, or ``nowhere`` when the folder is missing.
         self.source = "nowhere"
         self._sources = sources
+        #: Whether notices name the maker whoever it was, not only this process.
+        self.names_everybody = False
         self._open()
         self._before = self._listing()
         self._stamp = self._stat()
@@ -110,6 +112,7 @@ class Notices:
             fd = openers[source](self._folder)
             if fd >= 0:
                 self.source, self._fd, self._link = source, fd, os.readlink(f"/proc/self/fd/{fd}")
+                self.names_everybody = source == "fanotify" and os.geteuid() == 0
                 return
 
     def _read(self) -> Optional[List[Notice]]:

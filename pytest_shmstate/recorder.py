@@ -231,7 +231,9 @@ def _on_truncate(path: str | int, _length: object) -> None:
         name, stat = _linked(path)
         # Whoever attaches finds it with its size; only its maker gives it one.
         if name is not None and stat.st_size == 0:
-            _made("truncate", name, stat.st_ino)
+            # Who removes it later has to know whether the resource tracker was told of it: `track=` is 3.13's.
+            maker = sys._getframe(2).f_locals
+            _made("truncate" if maker.get("track", True) else "untracked", name, stat.st_ino)
 
 
 def _on_mmap(fd: int, *_rest: object) -> None:

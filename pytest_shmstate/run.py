@@ -69,8 +69,11 @@ class Run:
 
     def reaches_children(self) -> bool:
         """Whether a Python that is started here keeps the ledger. Starts one to see."""
+        quiet = subprocess.DEVNULL
         try:
-            subprocess.run([sys.executable, "-c", ""], timeout=PATIENCE, check=False, stdin=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, "-c", ""], timeout=PATIENCE, check=False, stdin=quiet, stdout=quiet, stderr=quiet
+            )
         except (OSError, subprocess.SubprocessError):
             return False
         ledger = Ledger(self.folder)
@@ -94,7 +97,8 @@ class Run:
 
     def told(self) -> Iterator[Tuple[str, str, Any]]:
         """What all have found: (worker, word, content)."""
-        for name in sorted(os.listdir(self.folder)):
+        names = sorted(os.listdir(self.folder)) if os.path.isdir(self.folder) else []
+        for name in names:
             if name.startswith(VERDICTS):
                 with open(os.path.join(self.folder, name), encoding="utf-8") as lines:
                     for line in lines:

@@ -13,7 +13,7 @@ from typing import Iterator, List
 from pytest_shmstate import census, verdict
 from pytest_shmstate.aftermath import Aftermath
 from pytest_shmstate.attribution import Found
-from pytest_shmstate.leak import INTERRUPTED, Leak
+from pytest_shmstate.leak import INTERRUPTED, PROCESS, Leak
 from pytest_shmstate.ledger import Ledger, abandoned, remove_folder
 from pytest_shmstate.run import Run
 
@@ -40,11 +40,21 @@ def sweep() -> List[Leak]:
 def _swept(folder: str) -> Iterator[Leak]:
     told = list(Run(folder, own=False).told())
     ledger = Ledger(folder)
-    after = Aftermath(ledger, {}, told)
-    found = [one for one in after.recorded([]) if _is_sure(ledger, one)]
+    # Whatever is there now came after the run that is over, for all that is known; System V segments keep a pid alone.
+    after = Aftermath(ledger, {}, set(census.sysv(census.sysv_table())), told)
+    found = [*after.recorded([]), *after.wait_for_processes(0.0)]
     for one, leak in zip(found, verdict.leaks_of(found)):
-        dealt_with = replace(leak, fate="left in place (still open)") if leak.holders else verdict.removed(one, leak)
-        yield replace(dealt_with, verdict=INTERRUPTED, notes=(*leak.notes, NOTE))
+        yield replace(leak, fate=_fate(ledger, one, leak), verdict=INTERRUPTED, notes=(*leak.notes, NOTE))
+
+
+def _fate(ledger: Ledger, found: Found, leak: Leak) -> str:
+    if found.kind == PROCESS:
+        return "left alone (it runs)"
+    if leak.holders:
+        return "left in place (still open)"
+    if not _is_sure(ledger, found):
+        return "left in place (only its name is known: it may be another's by now)"
+    return verdict.remove(found)
 
 
 def _is_sure(ledger: Ledger, found: Found) -> bool:

@@ -6,13 +6,12 @@ import ctypes
 import gc
 import os
 import shutil
-import sys
 import sysconfig
 import time
 from dataclasses import replace
 from multiprocessing import resource_tracker, util
 from multiprocessing.shared_memory import SharedMemory
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import psutil
 
@@ -110,12 +109,17 @@ def line_to_look_at(stack: Sequence[Frame], owner: Owner) -> Optional[Frame]:
 
 
 def removed(found: Found, leak: Leak) -> Leak:
-    """Remove it, if it is still the one that was judged, and say so."""
+    """Remove it, and say so."""
+    return replace(leak, fate=remove(found))
+
+
+def remove(found: Found) -> str:
+    """Remove it, if it is still the one that was judged; what became of it."""
     try:
         if not found.there():
-            return replace(leak, fate="gone by itself")
+            return "gone by itself"
         if found.kind == PROCESS:
-            return replace(leak, fate=_end(found.pid))
+            return _end(found.pid)
         if found.kind == SYSV:
             _remove_sysv(found.mark)
         elif found.kind == DIRECTORY:
@@ -123,32 +127,36 @@ def removed(found: Found, leak: Leak) -> Leak:
         else:
             _unlink(found)
     except FileNotFoundError:
-        return replace(leak, fate="gone by itself")
+        return "gone by itself"
     except OSError as error:
-        return replace(leak, fate=f"left in place ({error.strerror})")
-    return replace(leak, fate="removed")
+        return f"left in place ({error.strerror})"
+    return "removed"
 
 
 def _unlink(found: Found) -> None:
-    """Unlink it so that the resource tracker of this process does not complain of it at exit."""
-    if found.kind == SEMAPHORE and found.pid == os.getpid():
-        # Its object would unlink it once more, and complain.
-        for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]  # noqa: SLF001
-            if getattr(finalizer, "_args", None) == ("/" + found.name[len("sem.") :],):
-                finalizer()
-                return
-    if found.kind == SEGMENT and found.pid == os.getpid():
-        for one in gc.get_objects():
-            if type(one) is SharedMemory and one.name.lstrip("/") == found.name:
-                one.unlink()
-                return
-        os.unlink(os.path.join(census.SHM_DIR, found.name))
-        # Its object is gone. Before 3.13 every one of them was registered; since then one cannot know.
-        by_python = any(frame.file.endswith("multiprocessing/shared_memory.py") for frame in found.stack)
-        if by_python and sys.version_info < (3, 13):
-            resource_tracker.unregister("/" + found.name, "shared_memory")
-        return
+    """Unlink it so that neither its object nor the resource tracker of this process complains of it at exit."""
+    if found.pid == os.getpid() and found.kind in (SEGMENT, SEMAPHORE):
+        unlink = _unlink_of_object(found)
+        if unlink is not None:
+            unlink()
+            return
     os.unlink(os.path.join(census.SHM_DIR, found.name))
+    by_python = any(frame.file.endswith("multiprocessing/shared_memory.py") for frame in found.stack)
+    if found.pid == os.getpid() and by_python and found.how == "truncate":
+        resource_tracker.unregister("/" + found.name, "shared_memory")
+
+
+def _unlink_of_object(found: Found) -> Optional[Callable[[], object]]:
+    """What the object that made it would call to unlink it, if that is still there."""
+    if found.kind == SEMAPHORE:
+        name = "/" + found.name[len("sem.") :]
+        finalizers = list(util._finalizer_registry.values())  # type: ignore[attr-defined]  # noqa: SLF001
+        return next((one for one in finalizers if getattr(one, "_args", None) == (name,)), None)
+    for one in gc.get_objects():
+        if type(one) is SharedMemory and one.name.lstrip("/") == found.name:
+            unlink: Callable[[], object] = one.unlink
+            return unlink
+    return None
 
 
 def _remove_sysv(shmid: int) -> None:

@@ -44,7 +44,7 @@ class Watch:
         self._pending: Dict[Tuple[str, str, int], Found] = {}
         #: (name, inode) that were looked at and are not ours.
         self._strange: Set[Tuple[str, int]] = set()
-        #: Of those, whose makers the kernel named: (name, inode) -> pid.
+        #: Of those, which were made by processes that surely are strangers: (name, inode) -> pid.
         self.makers: Dict[Tuple[str, int], int] = {}
         self._attribution = Attribution(self._ledger, self.timeline, self.pid)
         self._folder_stamp = 0
@@ -99,7 +99,9 @@ class Watch:
                 free()
                 gc.collect()
                 due = self._still_there(due)
-        due = [found for found in due if not self._is_kept(found)]
+        # Processes first: who keeps one keeps what it made.
+        due = [found for found in due if found.kind != PROCESS or not self._is_kept(found)]
+        due = [found for found in due if found.kind == PROCESS or not self._is_kept(found)]
         return self._wait(due)
 
     # What is new.
@@ -122,7 +124,7 @@ class Watch:
             found = self._attribution.entry(entry, span, pid)
             if found is None:
                 self._strange.add((name, entry.inode))
-                if pid > 0:
+                if pid > 0 and self._attribution.is_stranger(pid):
                     self.makers[name, entry.inode] = pid
             self._add(found)
         self._ledger.prune()
@@ -188,11 +190,21 @@ class Watch:
         if is_process_wide(found.name):
             found.span = root
             return not root.due
+        if found.kind == PROCESS and self._attribution.serves(found.pid):
+            # It had not become what it is when it was first seen.
+            found.span = root
+            return not root.due
+        maker = self._attribution.span_of(found.pid, None) if found.pid not in (0, self.pid) else None
+        if maker is not None and maker is not found.span and not maker.due and found.kind != PROCESS:
+            found.span = maker
+            return True
         is_it = reach.is_process(found.pid) if found.kind == PROCESS else reach.names_entry(found.name)
         for span, keeper in self.keepers():
             if span is not found.span and not span.due and reach.leads_to(keeper, is_it):
                 found.span = span
                 found.evidence += f"; kept by fixture `{span.owner.name}`"
+                if found.kind == PROCESS:
+                    self._attribution.give(found, span)
                 return True
         return False
 

@@ -219,8 +219,7 @@ class Worker:
             raise RuntimeError(f"{self} is for pid {self._owner} to use; pid {os.getpid()} is a fork of that")
         if not self._has_ended:
             is_gone = not kinship.is_running(self.process)
-            while self._incoming.take() and is_gone:
-                pass
+            self._incoming.take()  # of what is gone, all: a chunk is more than a pipe holds
             if is_gone:
                 self._exitcode = self._exit_status()
                 self._has_ended = True

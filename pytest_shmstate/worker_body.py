@@ -21,7 +21,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
-from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
 
 from pytest_shmstate import kinship
 from pytest_shmstate.lifeline import Held
@@ -103,25 +103,17 @@ def name_of(function: Any) -> str:
     return f"{function.__module__}.{name}" if name else repr(function)
 
 
-class Inherited(NamedTuple):
-    """What a worker that is a fork has of its parent and must not keep."""
-
-    pipes: List[Connection]
-    #: Handlers of signals which were put off while the worker started.
-    handlers: Dict[signal.Signals, Any]
-
-
-def main(order: Union[Order, SealedOrder], pipe: Connection, lifeline: Connection, inherited: Inherited) -> None:
-    """The body of a worker process."""
+def main(
+    order: Union[Order, SealedOrder], pipe: Connection, lifeline: Connection, handlers: Dict[signal.Signals, Any]
+) -> None:
+    """The body of a worker process. A fork is given the ``handlers`` that were replaced while it started."""
     os.setsid()
-    for number, handler in inherited.handlers.items():
+    for number, handler in handlers.items():
         signal.signal(number, handler)
     leave = _Leave(Held(lifeline))
     signal.signal(signal.SIGTERM, leave)
     if leave.lifeline.is_cut:  # before it was held
         sys.exit(128 + signal.SIGTERM)
-    for end in inherited.pipes:
-        end.close()
     _outgoing[:] = [Outgoing(pipe)]
     _report(order, _outgoing[0])
 

@@ -77,12 +77,9 @@ class Workers:
     def _start(self, name: str, order: worker_body.Order, start_method: str, handlers: Dict[Any, Any]) -> Worker:
         context: Any = multiprocessing.get_context(start_method)
         ours, theirs = context.Pipe(duplex=False)
-        inherited = worker_body.Inherited([], {})
-        if start_method == "fork":
-            inherited = worker_body.Inherited([ours, *(worker.pipe for worker in self._workers)], handlers)
         process = context.Process(
             target=worker_body.main,
-            args=(order, theirs, self._lifeline.far_end, inherited),
+            args=(order, theirs, self._lifeline.far_end, handlers if start_method == "fork" else {}),
             name=name,
             daemon=False,
         )

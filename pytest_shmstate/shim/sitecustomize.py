@@ -1,10 +1,8 @@
 """Runs at the start of each Python that a recorded process starts: it keeps the ledger too.
 
 This folder stands on PYTHONPATH while tests run. What would have been imported under this name is imported next, and
-``sys.path`` looks as it would without it.
+``sys.path`` looks as it would without it. Written so that any Python can read it: also one that is too old to keep it.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -14,7 +12,8 @@ _itself = sys.modules.pop("sitecustomize")
 sys.path[:] = [entry for entry in sys.path if entry != _folder]
 
 
-def _keep_the_ledger() -> None:
+def _keep_the_ledger():
+    # type: () -> None
     ledgers = os.environ.get("PYTEST_SHMSTATE_LEDGER")
     if not ledgers or sys.version_info < (3, 8):
         return

@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterator, List, Optional
 import pytest
 
 from pytest_shmstate import recorder
-from pytest_shmstate.ledger import Ledger, Made, abandoned, remove_folder
+from pytest_shmstate.ledger import Ledger, Made, abandoned, pid_namespace, remove_folder
 from pytest_shmstate.run import Run
 
 
@@ -355,7 +355,7 @@ def test_the_record_that_fits_the_inode_is_the_makers(run: Run, name: str) -> No
 def test_a_ledger_whose_run_lives_is_not_abandoned(run: Run, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for folder in (os.path.basename(run.folder), f"pytest-shmstate-{dead.pid}.1.x", "something-else"):
+    for folder in (os.path.basename(run.folder), f"pytest-shmstate-{dead.pid}.1.{pid_namespace()}.x", f"pytest-shmstate-{dead.pid}.1.7.x", "something"):
         (tmp_path / folder).mkdir()
 
-    assert abandoned(str(tmp_path)) == [str(tmp_path / f"pytest-shmstate-{dead.pid}.1.x")]
+    assert abandoned(str(tmp_path)) == [str(tmp_path / f"pytest-shmstate-{dead.pid}.1.{pid_namespace()}.x")]

@@ -14,6 +14,7 @@ from typing import Dict, List, Tuple
 import pytest
 
 from pytest_shmstate import sweep
+from pytest_shmstate.ledger import pid_namespace
 from tests.core.children import ROOT
 
 KILLED_RUN = """
@@ -99,7 +100,7 @@ def test_what_somebody_else_made_under_that_name_stays(temporary: Path) -> None:
 
 
 def test_the_ledger_of_a_run_that_lives_is_left_alone(temporary: Path) -> None:
-    folder = temporary / f"pytest-shmstate-{os.getpid()}.{start_of_this_process()}.x"
+    folder = temporary / f"pytest-shmstate-{os.getpid()}.{start_of_this_process()}.{pid_namespace()}.x"
     folder.mkdir()
 
     assert sweep.sweep() == []
