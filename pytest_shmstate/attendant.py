@@ -73,17 +73,15 @@ class Attendant:
         span = self._span
         if span is None:
             return []
-        self.watch.timeline.leave(span)
         span.due = span.complete = True
-        # The kernel's word alone says when, not who: what is new now came during the test.
-        self.watch.timeline.current = span
         try:
             leaks = self._judge(
                 lambda found: found.span is span and span.failed and found.kind in FREED_WITH_OBJECTS,
                 item.nodeid,
             )
         finally:
-            self.watch.timeline.current = span.parent or self.watch.timeline.root
+            # Only now: what is first seen here came during the test, however late it says so itself.
+            self.watch.timeline.leave(span)
             self._span = self._item = None
         return leaks
 

@@ -12,7 +12,7 @@ import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from pytest_shmstate import census, reach, recorder
-from pytest_shmstate.attribution import Attribution, Found
+from pytest_shmstate.attribution import Attribution, Found, inode_of
 from pytest_shmstate.known import is_process_wide
 from pytest_shmstate.leak import DIRECTORY, PROCESS, SEMAPHORE, Owner
 from pytest_shmstate.ledger import Ledger
@@ -21,6 +21,8 @@ from pytest_shmstate.timeline import Span, Timeline
 
 #: Freed with the objects that hold them: not to be judged while a failed test's traceback keeps those alive.
 FREED_WITH_OBJECTS = (SEMAPHORE, DIRECTORY, PROCESS)
+#: Beyond this many, those that are gone are forgotten.
+MOST_STRANGE = 10_000
 FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
 
 
@@ -128,6 +130,9 @@ class Watch:
                     self.makers[name, entry.inode] = pid
             self._add(found)
         self._ledger.prune()
+        if len(self._strange) > MOST_STRANGE:
+            self._strange = {(name, inode) for name, inode in self._strange if inode_of(name) == inode}
+            self.makers = {key: pid for key, pid in self.makers.items() if key in self._strange}
 
     def _take_in_sysv(self, span: Span) -> None:
         table = census.sysv_table()

@@ -1,0 +1,189 @@
+"""Whose it is, in the corners: each of these was once answered wrongly."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Iterator, List
+
+import pytest
+
+from pytest_shmstate import attribution, census
+from pytest_shmstate.attribution import Found
+from pytest_shmstate.leak import Owner
+from pytest_shmstate.run import Run
+from pytest_shmstate.timeline import Span
+from pytest_shmstate.watch import Watch
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    run = Run.begin()
+    yield run
+    run.close()
+
+
+@pytest.fixture
+def watch(run: Run) -> Iterator[Watch]:
+    watch = Watch(run.folder, Owner("session", "the run"), 0.1)
+    yield watch
+    watch.close()
+
+
+def turn(watch: Watch, name: str) -> Span:
+    return watch.timeline.enter(Owner("test", name, during=name))
+
+
+def end(watch: Watch, span: Span) -> List[Found]:
+    span.due = span.complete = True
+    found = watch.due()
+    watch.timeline.leave(span)
+    return found
+
+
+def leave() -> str:
+    name = f"test-attribution-{secrets.token_hex(6)}"
+    Path("/dev/shm", name).touch()
+    return name
+
+
+def test_a_service_that_is_not_yet_what_it_becomes_is_not_judged(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = iter(["[python]", "[python]", "python -c from multiprocessing.resource_tracker import main;main(5)"])
+    last: List[str] = []
+
+    def command_of(pid: int) -> str:
+        last[:] = [next(commands, *last)]
+        return last[0]
+
+    monkeypatch.setattr(census, "command_of", command_of)
+    span = turn(watch, "t")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    found = end(watch, span)
+
+    child.communicate(b"\n")
+    assert found == []
+
+
+def test_the_same_process_is_judged_if_it_becomes_something_else(watch: Watch) -> None:
+    span = turn(watch, "t")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+    found = end(watch, span)
+
+    child.communicate(b"\n")
+    assert [one.pid for one in found] == [child.pid]
+
+
+def test_what_the_processes_of_a_fixtures_pool_make_is_the_fixtures_though_a_test_started_them(watch: Watch) -> None:
+    fixture = watch.timeline.enter(Owner("fixture", "pool", scope="session"))
+    pool = ProcessPoolExecutor(1)
+    watch.timeline.leave(fixture)
+    watch.keepers = lambda: [(fixture, pool)]
+    starts_it = turn(watch, "starts it")
+    pool.submit(abs, 1).result()
+    blamed = end(watch, starts_it)
+    uses_it = turn(watch, "uses it")
+    name = pool.submit(leave).result()
+
+    blamed += end(watch, uses_it)
+
+    pool.shutdown()
+    fixture.due = fixture.complete = True
+    found = [(one.name, one.span) for one in watch.due()]
+    os.unlink(f"/dev/shm/{name}")
+    assert blamed == []
+    assert found == [(name, fixture)]
+
+
+def test_the_first_use_counts_as_well(watch: Watch) -> None:
+    fixture = watch.timeline.enter(Owner("fixture", "pool", scope="session"))
+    pool = ProcessPoolExecutor(1)
+    watch.timeline.leave(fixture)
+    watch.keepers = lambda: [(fixture, pool)]
+    test = turn(watch, "starts it, and has it leave something")
+    name = pool.submit(leave).result()
+
+    blamed = end(watch, test)
+
+    pool.shutdown()
+    os.unlink(f"/dev/shm/{name}")
+    assert blamed == []
+
+
+def test_a_pool_that_nobody_keeps_is_its_tests(watch: Watch) -> None:
+    test = turn(watch, "t")
+    pool = ProcessPoolExecutor(1)
+    name = pool.submit(leave).result()
+
+    found = end(watch, test)
+
+    pool.shutdown()
+    os.unlink(f"/dev/shm/{name}")
+    assert name in [one.name for one in found]
+
+
+def test_a_maker_that_is_gone_is_no_stranger(run: Run, watch: Watch) -> None:
+    name = f"test-attribution-{secrets.token_hex(6)}"
+    span = turn(watch, "t")
+    subprocess.run([sys.executable, "-S", "-c", f"open('/dev/shm/{name}', 'w')"], check=True)
+
+    end(watch, span)
+
+    os.unlink(f"/dev/shm/{name}")
+    assert run.folder
+    assert name not in [stray for stray, _ in watch.makers]
+
+
+def test_a_maker_that_runs_and_has_nothing_to_do_with_the_run_is_a_stranger(watch: Watch) -> None:
+    itself = attribution.Attribution(watch._ledger, watch.timeline, watch.pid)
+
+    assert itself.is_stranger(1)
+    assert not itself.is_stranger(os.getpid())
+
+
+def test_a_name_that_was_ours_and_is_anothers_now_is_not_ours(watch: Watch) -> None:
+    if watch.source != "fanotify":
+        pytest.skip("only fanotify says that it was not this process")
+    name = f"test-attribution-{secrets.token_hex(6)}"
+    path = Path("/dev/shm", name)
+    span = turn(watch, "t")
+    path.touch()
+    path.unlink()
+    program = f"import os; os.close(os.open({str(path)!r}, os.O_CREAT))"
+    subprocess.run([sys.executable, "-S", "-c", program], check=True)
+
+    found = end(watch, span)
+
+    path.unlink()
+    assert found == []
+
+
+def test_a_pid_in_a_name_counts_only_for_names_that_have_one_by_design() -> None:
+    def pid_in(name: str) -> Any:
+        match = attribution.PID_IN_NAME.match(name)
+        return int(match[1]) if match else None
+
+    names = ["sem.loky-12-ab", "joblib_memmapping_folder_12_x", "torch_12_3", "pym-12-x", "cache-12-x", "psm_12"]
+
+    assert [pid_in(name) for name in names] == [12, 12, 12, 12, None, None]
+
+
+def test_waiting_ends_at_once_when_nothing_can_change_any_more(run: Run) -> None:
+    patient = Watch(run.folder, Owner("session", "the run"), 30.0)
+    span = turn(patient, "t")
+    name = leave()
+    before = time.monotonic()
+
+    found = end(patient, span)
+
+    took = time.monotonic() - before
+    patient.close()
+    os.unlink(f"/dev/shm/{name}")
+    assert [one.name for one in found] == [name]
+    assert took < 15
