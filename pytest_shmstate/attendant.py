@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import types
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -221,9 +223,16 @@ class Attendant:
             cached = getattr(active.fixturedef, "cached_result", None)
             if cached is not None:
                 yield active.span, cached[0]
+            if active.fixturedef.scope == "class" and getattr(self._item, "cls", None) is not None:
+                # setUpClass and the like keep what they make in the class.
+                yield active.span, self._item.cls  # type: ignore[union-attr]
 
     def _release(self) -> None:
         """Let go: pytest keeps a test's arguments and instance longer than the test; what they hold is no leak."""
+        for one in gc.get_objects():
+            # A recorded ResourceWarning keeps what it warned of.
+            if type(one) is warnings.WarningMessage:
+                one.source = None
         item = self._item
         if item is None:
             return

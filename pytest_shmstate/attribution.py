@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from dataclasses import dataclass
 from typing import Dict, Iterable, Optional, Set, Tuple
@@ -22,7 +23,7 @@ from typing import Dict, Iterable, Optional, Set, Tuple
 from pytest_shmstate import census, recorder
 from pytest_shmstate.known import is_service
 from pytest_shmstate.leak import FILE, PROCESS, SEMAPHORE, SYSV, Frame
-from pytest_shmstate.ledger import Begun, Ledger
+from pytest_shmstate.ledger import Begun, Ledger, Made
 from pytest_shmstate.notices import SOMEBODY_ELSE
 from pytest_shmstate.timeline import Span, Timeline
 
@@ -74,6 +75,8 @@ class Attribution:
         self._born: Dict[Tuple[int, int], Tuple[int, Span]] = {}
         #: Services below this process that were seen to run: what a fork server forks is looked for at every test.
         self.services: Set[int] = set()
+        #: Threads of this process, by ident -> the span in which each was first seen.
+        self._threads: Dict[Optional[int], Span] = {}
         #: (pid, start) of processes that a wider span turned out to keep -> that span, which answers for their children.
         self._given: Dict[Tuple[int, int], Span] = {}
 
@@ -166,12 +169,25 @@ class Attribution:
             return None
         if made.inode == 0 and ((pid == SOMEBODY_ELSE and made.pid == self._pid) or 0 < pid != made.pid):
             return None  # the name was ours once; this one is another's, says the kernel
-        span = self.span_of(made.pid, made.at)
+        span = self._of_thread(made) or self.span_of(made.pid, made.at)
         if span is None:
             return None
         kind = KIND_BY_HOW.get(made.how, entry.kind)
         whose = "this process" if made.pid == self._pid else f"pid {made.pid}, {self._way_to(made.pid, made.at)}"
         return Found(kind, entry.name, entry.inode, span, f"the ledger of {whose}", made.pid, made.stack, made.how)
+
+    def see_threads(self, span: Span) -> None:
+        """Threads that are new are the span's, and so is what they make; those of a test are no wider than it."""
+        alive = {thread.ident for thread in threading.enumerate()}
+        self._threads = {ident: whose for ident, whose in self._threads.items() if ident in alive}
+        for ident in alive:
+            self._threads.setdefault(ident, span)
+
+    def _of_thread(self, made: Made) -> Optional[Span]:
+        if made.pid != self._pid or made.thread == threading.main_thread().ident:
+            return None
+        span = self._threads.get(made.thread)
+        return span if span is not None and span.owner.what == "fixture" and not span.due else None
 
     def _by_pid(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
         evidence = f"the kernel: made by pid {pid}"

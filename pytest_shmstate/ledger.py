@@ -46,6 +46,7 @@ class Made(NamedTuple):
     name: str
     inode: int
     stack: Tuple[Frame, ...]
+    thread: int = 0
 
 
 class Ledger:
@@ -89,8 +90,8 @@ class Ledger:
         """Take a record that was heard in the process itself, before it is read from disk as well."""
         word, at, pid, *rest = record
         if word == "made":
-            how, name, inode, frames = rest
-            made = Made(pid, at, how, name, inode, tuple(Frame(*frame) for frame in frames))
+            how, name, inode, frames, thread = rest
+            made = Made(pid, at, how, name, inode, tuple(Frame(*frame) for frame in frames), thread)
             known = self.made.setdefault(name, [])
             if made not in known:
                 known.append(made)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 import types
-from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Set, Tuple
+import weakref
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
 
 #: Beyond this many objects the search gives up, and what it looks for counts as not found.
 MOST_OBJECTS = 200_000
@@ -31,7 +32,9 @@ OPAQUE: Tuple[type, ...] = (
 def leads_to(root: Any, is_it: Callable[[Any], bool]) -> bool:
     """Whether ``is_it`` is true of something that can be reached from ``root``."""
     known: Set[int] = set()
-    waiting: List[Any] = [root]
+    # A fixture may be a class that keeps things; no other class is looked into.
+    waiting: List[Any] = [dict(vars(root)) if isinstance(root, type) else root]
+    finalizers = _finalizers()
     while waiting and len(known) < MOST_OBJECTS:
         found = waiting.pop()
         if id(found) in known:
@@ -40,7 +43,18 @@ def leads_to(root: Any, is_it: Callable[[Any], bool]) -> bool:
         if is_it(found):
             return True
         waiting.extend(_next(found))
+        waiting.extend(finalizers.get(id(found), ()))
     return False
+
+
+def _finalizers() -> Dict[int, List[Any]]:
+    """What is to be called when an object goes, with its arguments: by the object's id."""
+    calls: Dict[int, List[Any]] = {}
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        alive = finalizer.peek()
+        if alive is not None:
+            calls.setdefault(id(alive[0]), []).append(alive[1:])
+    return calls
 
 
 def _next(found: Any) -> Iterable[Any]:
@@ -66,9 +80,12 @@ def names_entry(name: str) -> Callable[[Any], bool]:
         for form in (text, text.encode("utf-8", "surrogateescape"))
     )
 
+    folder = f"/dev/shm/{name}/"
+    below: Dict[type, Any] = {str: folder, bytes: folder.encode("utf-8", "surrogateescape")}
+
     def is_it(found: Any) -> bool:
         if type(found) in (str, bytes):
-            return found in texts
+            return found in texts or found.startswith(below[type(found)])
         # A C object keeps its name where the collector does not look.
         return type(found).__name__ in ("SemLock", "Semaphore", "SharedMemory") and _attribute(found, "name") in texts
 

@@ -13,7 +13,7 @@ A ledger is a folder with one file a process, ``PID.STARTTICKS``: a line a recor
 appended in one write. No file is kept open, since test suites count descriptors.
 
     ("begin", t, pid, start, parent, how, command)     this process runs; ``parent`` is the nearest that keeps a ledger
-    ("made", t, pid, how, name, inode, frames)         it made that entry; inode 0: not known yet
+    ("made", t, pid, how, name, inode, frames, thread) it made that entry; inode 0: not known yet
     ("seen", t, pid, name, inode)                      it mapped an entry that it had not made
 """
 
@@ -196,7 +196,7 @@ def _made(how: str, name: str | None, inode: int) -> None:
     if len(_inodes) >= MOST_INODES:
         _inodes.clear()
     _inodes[name] = inode
-    _tell(("made", time.monotonic_ns(), _pid, how, name, inode, _stack()))
+    _tell(("made", time.monotonic_ns(), _pid, how, name, inode, _stack(), get_ident()))
 
 
 def _stack() -> tuple[tuple[str, int, str], ...]:

@@ -85,6 +85,7 @@ class Watch:
             names[notice.name] = max(notice.pid, names.get(notice.name, UNSAID))
         if names:
             self._take_in_entries(names, span)
+        self._attribution.see_threads(span)
         self._take_in_sysv(span)
         if census.has_children() or self._ledger_has_new_processes():
             self._take_in_processes(span)

@@ -28,7 +28,7 @@ from pytest_shmstate.lifeline import Held
 from pytest_shmstate.worker_pipe import RAISED, READY, RETURNED, UNSENDABLE, Outgoing, PipeLost
 
 #: What a worker gets to leave its with-blocks once whoever would kill it has died.
-_LAST_GRACE = 10
+_LAST_GRACE = 10.0
 
 #: The way out of this process, if it is a worker's, or was forked from one's.
 _outgoing: List[Outgoing] = []
@@ -127,7 +127,7 @@ class _Leave:
     def __call__(self, signum: int, _frame: object) -> NoReturn:
         if os.getpid() == self._pid and self.lifeline.is_cut:  # nobody is left to kill what hangs
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(_LAST_GRACE)
+            signal.setitimer(signal.ITIMER_REAL, _LAST_GRACE)
             me = kinship.look_up(self._pid)
             for process in kinship.family([me.process]) if me else ():
                 kinship.send(process, signal.SIGTERM)
