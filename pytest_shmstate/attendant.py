@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import gc
 import os
 import types
@@ -27,6 +28,9 @@ class ActiveFixture:
 
     fixturedef: Any
     span: Span
+    #: The globals of the test's module, before; and those that its setup bound, as ``setup_module`` does.
+    before: Dict[str, int]
+    bound: List[Any]
 
 
 class Attendant:
@@ -106,7 +110,8 @@ class Attendant:
             worker=self._worker,
             attempt=1 if wide else self._last[1],
         )
-        active = ActiveFixture(fixturedef, self.watch.timeline.enter(owner))
+        before = self._globals() if wide else {}
+        active = ActiveFixture(fixturedef, self.watch.timeline.enter(owner), before, [])
         self._fixtures.append(active)
         if wide:
             recorder.write("fixture", owner.name, owner.scope, owner.file, owner.line, nodeid)
@@ -117,6 +122,8 @@ class Attendant:
         wide = active.fixturedef.scope != "function"
         if wide:
             self.watch.attend()
+            names = [name for name, mark in self._globals().items() if active.before.get(name) != mark]
+            active.bound = [vars(self._module())[name] for name in names]
         self.watch.timeline.leave(active.span)
         if wide:
             recorder.write("rest")
@@ -223,9 +230,18 @@ class Attendant:
             cached = getattr(active.fixturedef, "cached_result", None)
             if cached is not None:
                 yield active.span, cached[0]
+            yield active.span, active.bound
             if active.fixturedef.scope == "class" and getattr(self._item, "cls", None) is not None:
                 # setUpClass and the like keep what they make in the class.
                 yield active.span, self._item.cls  # type: ignore[union-attr]
+
+    def _module(self) -> Any:
+        return getattr(self._item, "module", None)
+
+    def _globals(self) -> Dict[str, int]:
+        """Of the test's module: name -> which object."""
+        module = self._module()
+        return {name: id(thing) for name, thing in vars(module).items()} if module is not None else {}
 
     def _release(self) -> None:
         """Let go: pytest keeps a test's arguments and instance longer than the test; what they hold is no leak."""
@@ -233,6 +249,8 @@ class Attendant:
             # A recorded ResourceWarning keeps what it warned of.
             if type(one) is warnings.WarningMessage:
                 one.source = None
+        if hasattr(builtins, "_") and not callable(builtins._):
+            del builtins._  # what a doctest showed last
         item = self._item
         if item is None:
             return

@@ -176,6 +176,17 @@ class Attribution:
         whose = "this process" if made.pid == self._pid else f"pid {made.pid}, {self._way_to(made.pid, made.at)}"
         return Found(kind, entry.name, entry.inode, span, f"the ledger of {whose}", made.pid, made.stack, made.how)
 
+    def span_of_holder(self, found: Found) -> Optional[Span]:
+        """The span of a fixture that lives on, one of whose processes has the entry open."""
+        entry = census.look(found.name)
+        if entry is None:
+            return None
+        for holder in census.holders([entry], census.descendants(self._pid))[entry.name]:
+            span = self.span_of(holder.pid, None)
+            if span is not None and span.owner.what == "fixture" and span is not found.span and not span.due:
+                return span
+        return None
+
     def see_threads(self, span: Span) -> None:
         """Threads that are new are the span's, and so is what they make; those of a test are no wider than it."""
         alive = {thread.ident for thread in threading.enumerate()}

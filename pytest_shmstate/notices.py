@@ -80,6 +80,7 @@ class Notices:
                 if read is None:
                     break
                 for notice in read:
+                    found.pop(notice, None)  # again, and so last
                     found[notice] = None
         except _Lost:
             return [*found, *self._by_listing()]

@@ -104,6 +104,15 @@ def is_process(pid: int) -> Callable[[Any], bool]:
     return is_it
 
 
+def is_instance(name: str) -> Callable[[Any], bool]:
+    """Recognises an object of a class of that name, or of one below it."""
+
+    def is_it(found: Any) -> bool:
+        return any(one.__name__ == name for one in type(found).__mro__)
+
+    return is_it
+
+
 def _attribute(found: Any, name: str) -> Optional[Any]:
     try:
         return getattr(found, name, None)

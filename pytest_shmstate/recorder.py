@@ -41,6 +41,11 @@ DEEPEST_STACK = 24
 BOTTOM = ("/_pytest/", "/pluggy/")
 MOST_INODES = 4096
 
+# A test may put something else in the place of these, and count how often it is called.
+_open, _write_to, _close, _readlink = os.open, os.write, os.close, os.readlink
+_stat, _lstat, _fstat, _getcwd, _fsdecode, _fsencode = os.stat, os.lstat, os.fstat, os.getcwd, os.fsdecode, os.fsencode
+_normpath, _now = os.path.normpath, time.monotonic_ns
+
 _folders: tuple[str, ...] = ()
 _pid = 0
 _file = ""
@@ -97,7 +102,7 @@ def write(*record: object) -> None:
     outermost = me not in _busy
     _busy.add(me)
     try:
-        _write((record[0], time.monotonic_ns(), _pid, *record[1:]), _folders)
+        _write((record[0], _now(), _pid, *record[1:]), _folders)
     finally:
         if outermost:
             _busy.discard(me)
@@ -114,11 +119,11 @@ def _begin(parent: int, how: str, folders: tuple[str, ...]) -> None:
         with open("/proc/self/stat", "rb") as stat:
             start = stat.read().rpartition(b")")[2].split()[19].decode()
         with open("/proc/self/cmdline", "rb") as cmdline:
-            command = os.fsdecode(cmdline.read(4096).replace(b"\0", b" ").strip())[:300]
+            command = _fsdecode(cmdline.read(4096).replace(b"\0", b" ").strip())[:300]
     except OSError:
         start, command = "0", ""
     _file = str(_pid) + "." + start
-    _write(("begin", time.monotonic_ns(), _pid, int(start), parent, how, command), folders)
+    _write(("begin", _now(), _pid, int(start), parent, how, command), folders)
 
 
 def _forked() -> None:
@@ -135,18 +140,18 @@ def _forked() -> None:
 
 
 def _write(record: tuple[object, ...], folders: tuple[str, ...]) -> None:
-    line = os.fsencode(repr(record)) + b"\n"
+    line = _fsencode(repr(record)) + b"\n"
     for folder in folders:
         try:
-            fd = os.open(folder + "/" + _file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = _open(folder + "/" + _file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:  # its run is over, or this process may no longer write there
             continue
         try:
-            os.write(fd, line)
+            _write_to(fd, line)
         except OSError:  # the disk is full: what cannot be known is reported as unattributed
             pass
         finally:
-            os.close(fd)
+            _close(fd)
 
 
 def _hook(event: str, args: tuple[object, ...]) -> None:
@@ -173,9 +178,9 @@ def _hook(event: str, args: tuple[object, ...]) -> None:
 
 def _entry(path: str | bytes | os.PathLike[str]) -> str | None:
     """The name in /dev/shm that this path is, if it is one there."""
-    path = os.fsdecode(path)
+    path = _fsdecode(path)
     if not path.startswith("/"):
-        path = os.path.abspath(path)
+        path = _normpath(_getcwd() + "/" + path)
     for root in ROOTS:
         if path.startswith(root):
             name = path[len(root) :].rstrip("/")
@@ -183,11 +188,19 @@ def _entry(path: str | bytes | os.PathLike[str]) -> str | None:
     return None
 
 
+def _exists(path: str | bytes | os.PathLike[str]) -> bool:
+    try:
+        _lstat(path)
+    except OSError:
+        return False
+    return True
+
+
 def _linked(fd: int) -> tuple[str | None, os.stat_result]:
     """The name in /dev/shm behind a descriptor, and what ``fstat`` says of it."""
-    path = os.readlink("/proc/self/fd/" + str(fd))
+    path = _readlink("/proc/self/fd/" + str(fd))
     name = None if path.endswith(" (deleted)") or not path.startswith(ROOTS) else _entry(path)
-    return name, os.fstat(fd)
+    return name, _fstat(fd)
 
 
 def _made(how: str, name: str | None, inode: int) -> None:
@@ -196,7 +209,7 @@ def _made(how: str, name: str | None, inode: int) -> None:
     if len(_inodes) >= MOST_INODES:
         _inodes.clear()
     _inodes[name] = inode
-    _tell(("made", time.monotonic_ns(), _pid, how, name, inode, _stack(), get_ident()))
+    _tell(("made", _now(), _pid, how, name, inode, _stack(), get_ident()))
 
 
 def _stack() -> tuple[tuple[str, int, str], ...]:
@@ -222,7 +235,7 @@ def _tell(record: tuple[object, ...]) -> None:
 def _on_open(path: str | int, _mode: object, flags: object) -> None:
     if isinstance(flags, int) and flags & os.O_CREAT and not isinstance(path, int):
         name = _entry(path)
-        if name is not None and not os.path.lexists(path):
+        if name is not None and not _exists(path):
             _made("open", name, 0)
 
 
@@ -244,44 +257,44 @@ def _on_mmap(fd: int, *_rest: object) -> None:
         if _inodes.get(name) == 0:  # opened here a moment ago; now its inode is known
             _inodes[name] = stat.st_ino
             return
-        _tell(("seen", time.monotonic_ns(), _pid, name, stat.st_ino))
+        _tell(("seen", _now(), _pid, name, stat.st_ino))
 
 
 def _on_link(source: str, target: str, *_rest: object) -> None:
     name = _entry(target)
     if name is not None:
-        _made("link", name, os.stat(source).st_ino)
+        _made("link", name, _stat(source).st_ino)
 
 
 def _on_rename(source: str, target: str, *_rest: object) -> None:
     name = _entry(target)
     if name is not None:
-        _made("rename", name, os.lstat(source).st_ino)
+        _made("rename", name, _lstat(source).st_ino)
 
 
 def _on_mkdir(path: str, *_rest: object) -> None:
     name = _entry(path)
-    if name is not None and not os.path.lexists(path):
+    if name is not None and not _exists(path):
         _made("mkdir", name, 0)
 
 
 def _on_symlink(_source: str, target: str, *_rest: object) -> None:
     name = _entry(target)
-    if name is not None and not os.path.lexists(target):
+    if name is not None and not _exists(target):
         _made("symlink", name, 0)
 
 
 def _on_bind(_socket: object, address: object) -> None:
     if isinstance(address, (str, bytes)) and address:
         name = _entry(address)
-        if name is not None and not os.path.lexists(address):
+        if name is not None and not _exists(address):
             _made("bind", name, 0)
 
 
 def _on_sqlite(database: object) -> None:
     if isinstance(database, (str, bytes, os.PathLike)):
         name = _entry(database)
-        if name is not None and not os.path.lexists(database):
+        if name is not None and not _exists(database):
             _made("sqlite3", name, 0)
 
 

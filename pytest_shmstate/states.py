@@ -21,7 +21,7 @@ class States:
     raised then, chained to what else went wrong. Then what dead writers left under the prefix is removed: a state whose
     process the test killed. States of living processes are left alone, so end those first.
 
-    A forked child that leaves its copy closes what it opened itself, and nothing of its parent's.
+    A forked child that leaves its copy closes what it opened itself; its parent's handles and states stay.
 
     Raises ValueError for an empty prefix, under which the states of all others would be.
     """
@@ -33,7 +33,7 @@ class States:
         self.prefix = unique_prefix() if prefix is None else prefix
         self._owner = os.getpid()
         self._numbers = itertools.count(1)
-        self._closing: List[Callable[[], None]] = [self._in(self._owner, self._reclaim)]
+        self._closing: List[Callable[[], None]] = [self._reclaim]
 
     def name(self, name: str) -> str:
         """The full name of state ``name``, to give to other processes. A full name stays as it is."""
@@ -58,19 +58,12 @@ class States:
         return writer, self.reader(writer, codec=options.get("codec"))
 
     def _opened(self, handle: _Handle) -> _Handle:
-        self._closing.append(self._in(os.getpid(), handle.close))
+        self._closing.append(handle.close)
         return handle
 
-    @staticmethod
-    def _in(pid: int, act: Callable[[], None]) -> Callable[[], None]:
-        def act_in_that_process() -> None:
-            if os.getpid() == pid:
-                act()
-
-        return act_in_that_process
-
     def _reclaim(self) -> None:
-        shmstate.reclaim(self.prefix)
+        if os.getpid() == self._owner:
+            shmstate.reclaim(self.prefix)
 
     def close(self) -> None:
         """Close all that was made here and remove what the dead left, as leaving does. Idempotent."""

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set,
 from pytest_shmstate import census, reach, recorder
 from pytest_shmstate.attribution import Attribution, Found, inode_of
 from pytest_shmstate.known import is_process_wide
-from pytest_shmstate.leak import DIRECTORY, PROCESS, SEMAPHORE, Owner
+from pytest_shmstate.leak import DIRECTORY, PROCESS, SEMAPHORE, SYSV, Owner
 from pytest_shmstate.ledger import Ledger
 from pytest_shmstate.notices import UNSAID, Notices
 from pytest_shmstate.timeline import Span, Timeline
@@ -23,6 +23,9 @@ from pytest_shmstate.timeline import Span, Timeline
 FREED_WITH_OBJECTS = (SEMAPHORE, DIRECTORY, PROCESS)
 #: Beyond this many, those that are gone are forgotten.
 MOST_STRANGE = 10_000
+#: A segment that is made for a SharedMemoryManager has these on its stack.
+MANAGERS = os.path.join("multiprocessing", "managers.py")
+MADE_FOR_MANAGER = ("SharedMemory", "ShareableList")
 FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
 
 
@@ -82,7 +85,7 @@ class Watch:
         notices = self._notices.drain()
         names = dict.fromkeys(self._hear(), UNSAID)
         for notice in notices:
-            names[notice.name] = max(notice.pid, names.get(notice.name, UNSAID))
+            names[notice.name] = notice.pid  # the last who made it
         if names:
             self._take_in_entries(names, span)
         self._attribution.see_threads(span)
@@ -204,15 +207,27 @@ class Watch:
         if maker is not None and maker is not found.span and not maker.due and found.kind != PROCESS:
             found.span = maker
             return True
+        span = self._keeper(found)
+        if span is None:
+            return False
+        found.span = span
+        found.evidence += f"; kept by fixture `{span.owner.name}`"
+        if found.kind == PROCESS:
+            self._attribution.give(found, span)
+        return True
+
+    def _keeper(self, found: Found) -> Optional[Span]:
+        """The span of a fixture that lives on and has it: in its object, or in one of its processes."""
         is_it = reach.is_process(found.pid) if found.kind == PROCESS else reach.names_entry(found.name)
+        if any(frame.file.endswith(MANAGERS) and frame.function in MADE_FOR_MANAGER for frame in found.stack):
+            # It told its server, which unlinks it at its end; the object itself does not remember.
+            is_it = reach.is_instance("SharedMemoryManager")
         for span, keeper in self.keepers():
             if span is not found.span and not span.due and reach.leads_to(keeper, is_it):
-                found.span = span
-                found.evidence += f"; kept by fixture `{span.owner.name}`"
-                if found.kind == PROCESS:
-                    self._attribution.give(found, span)
-                return True
-        return False
+                return span
+        if found.kind in (PROCESS, SYSV):
+            return None
+        return self._attribution.span_of_holder(found)
 
     def _wait(self, due: List[Found]) -> List[Found]:
         """Leave time to processes that are ending, and to those that clean up after others."""
