@@ -10,7 +10,7 @@ import os
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from pytest_shmstate import census
+from pytest_shmstate import census, recorder
 from pytest_shmstate.attribution import Found, inode_of
 from pytest_shmstate.known import is_service
 from pytest_shmstate.leak import PROCESS, SYSV, UNATTRIBUTED, Frame, Owner
@@ -99,7 +99,8 @@ class Aftermath:
             running = [begun for begun in running if census.runs(begun.pid, begun.start)]
         found = []
         for begun in running:
-            whose = self._past.worker_of(begun.pid, begun.at)
+            known = begun.pid in self._ledger.begun
+            whose = self._past.worker_of(begun.pid if known else begun.parent, begun.at)
             serves = begun.how != "fork" and is_service(begun.command)
             if (
                 whose is not None
@@ -108,7 +109,8 @@ class Aftermath:
             ):
                 span = self._past.span_at(*whose)
                 command = census.command_of(begun.pid)
-                found.append(Found(PROCESS, command, begun.start, span, "its own ledger", begun.pid))
+                evidence = "its own ledger" if known else f"its environment: started by pid {begun.parent}"
+                found.append(Found(PROCESS, command, begun.start, span, evidence, begun.pid))
         return found
 
     def _running(self) -> Iterator[Begun]:
@@ -116,6 +118,15 @@ class Aftermath:
         for known in self._ledger.begun.values():
             if known[-1].pid not in mine and census.runs(known[-1].pid, known[-1].start):
                 yield known[-1]
+        # Programs in other languages keep no ledger, but their environment tells what started them.
+        for pid in census.everybody():
+            ledgers = census.environment(pid, recorder.LEDGERS) or ""
+            parent = census.environment(pid, recorder.PARENT) or ""
+            itself = census.process(pid)
+            if pid in mine or pid in self._ledger.begun or itself is None or itself.state in census.OVER:
+                continue
+            if self._ledger.folder in ledgers.split(os.pathsep) and parent.isdigit():
+                yield Begun(pid, itself.start, int(parent), census.born_at(itself), "exec", census.command_of(pid))
 
     def owed(self) -> List[Found]:
         """What is left though the process that was to remove it at its end is gone, or does not hold it any more."""

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import pytest
 
-from pytest_shmstate import recorder, verdict
+from pytest_shmstate import reach, recorder, verdict
 from pytest_shmstate.attribution import Found, inode_of
 from pytest_shmstate.known import Suppressions
 from pytest_shmstate.leak import PROCESS, SYSV, Leak, Owner, Suppression
@@ -73,6 +73,9 @@ class Attendant:
         """The current test has failed, or failed as was expected: its leaks are told, but add no failure."""
         if self._span is not None:
             self._span.failed = True
+            for active in self._fixtures:
+                if active.fixturedef.scope == "function":
+                    active.span.failed = True
 
     def end_test(self, item: pytest.Item) -> List[Leak]:
         """Its teardown is through; what is due and still there."""
@@ -231,9 +234,18 @@ class Attendant:
             if cached is not None:
                 yield active.span, cached[0]
             yield active.span, active.bound
+            if active.fixturedef.scope == "module" and (cached is None or cached[0] is None):
+                yield from self._globals_of(active.span)
             if active.fixturedef.scope == "class" and getattr(self._item, "cls", None) is not None:
                 # setUpClass and the like keep what they make in the class.
                 yield active.span, self._item.cls  # type: ignore[union-attr]
+
+    def _globals_of(self, span: Span) -> Iterable[Tuple[Span, Any]]:
+        """Globals of the test's module that have something of the span's: what ``setup_module`` filled is its own."""
+        known = [reach.names_entry(found.name) for found in self.watch.pending_of(span)]
+        for thing in list(vars(self._module()).values()) if known and self._module() is not None else ():
+            if any(reach.leads_to(thing, is_it) for is_it in known):
+                yield span, thing
 
     def _module(self) -> Any:
         return getattr(self._item, "module", None)

@@ -157,6 +157,13 @@ def process(pid: int) -> Optional[Process]:
     return Process(pid, int(words[19]), int(words[1]), words[0].decode())
 
 
+def born_at(found: Process) -> int:
+    """When it was started: CLOCK_MONOTONIC in nanoseconds, as exact as the clock ticks that the kernel counts."""
+    since_boot = found.start * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return since_boot - asleep
+
+
 def runs(pid: int, start: int) -> bool:
     """Whether that very process is still at work; a zombie is not."""
     found = process(pid)

@@ -72,6 +72,10 @@ class Watch:
         """What is not judged yet and still there."""
         return [found for found in self._pending.values() if found.there()]
 
+    def pending_of(self, span: Span) -> List[Found]:
+        """What is not judged yet of a span's."""
+        return [found for found in self._pending.values() if found.span is span]
+
     def forget(self, found: Found) -> None:
         """It is dealt with; should it stay, it is not found again."""
         self._pending.pop((found.kind, found.name, found.mark), None)
@@ -183,9 +187,15 @@ class Watch:
     # Whether it goes.
 
     def _still_there(self, due: List[Found]) -> List[Found]:
+        if any(found.kind == PROCESS for found in due):
+            self._ledger.refresh()
         left = []
         for found in due:
-            if found.there():
+            if found.kind == PROCESS and self._attribution.serves(found.pid):
+                # When it was first seen, it had not yet become what it is.
+                self._attribution.services.add(found.pid)
+                self._pending.pop((found.kind, found.name, found.mark), None)
+            elif found.there():
                 left.append(found)
             else:
                 self._pending.pop((found.kind, found.name, found.mark), None)
@@ -197,10 +207,6 @@ class Watch:
         if found.span is root:
             return False
         if is_process_wide(found.name):
-            found.span = root
-            return not root.due
-        if found.kind == PROCESS and self._attribution.serves(found.pid):
-            # It had not become what it is when it was first seen.
             found.span = root
             return not root.due
         maker = self._attribution.span_of(found.pid, None) if found.pid not in (0, self.pid) else None
