@@ -243,7 +243,8 @@ class Attendant:
     def _globals_of(self, span: Span) -> Iterable[Tuple[Span, Any]]:
         """Globals of the test's module that have something of the span's: what ``setup_module`` filled is its own."""
         known = [reach.names_entry(found.name) for found in self.watch.pending_of(span)]
-        for thing in list(vars(self._module()).values()) if known and self._module() is not None else ():
+        for name in self._globals() if known else ():
+            thing = vars(self._module())[name]
             if any(reach.leads_to(thing, is_it) for is_it in known):
                 yield span, thing
 
@@ -251,9 +252,9 @@ class Attendant:
         return getattr(self._item, "module", None)
 
     def _globals(self) -> Dict[str, int]:
-        """Of the test's module: name -> which object."""
-        module = self._module()
-        return {name: id(thing) for name, thing in vars(module).items()} if module is not None else {}
+        """Of the test's module: name -> which object. Not Python's own and pytest's: a loader leads to everything."""
+        there = vars(self._module()).items() if self._module() is not None else ()
+        return {name: id(thing) for name, thing in there if not name.startswith(("__", "@"))}
 
     def _release(self) -> None:
         """Let go: pytest keeps a test's arguments and instance longer than the test; what they hold is no leak."""
