@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from dataclasses import dataclass
+from time import monotonic_ns  # by name: a test may put another clock into the module
 from typing import Dict, Iterable, Optional, Set, Tuple
 
 from pytest_shmstate import census, recorder
@@ -104,7 +104,7 @@ class Attribution:
             return None
         begun = self._ledger.process(pid)
         whose = self.span_of(pid, None) if begun is not None and begun.start == itself.start else None
-        self._born[pid, itself.start] = (time.monotonic_ns(), whose or span)
+        self._born[pid, itself.start] = (monotonic_ns(), whose or span)
         command = census.command_once_known(pid)
         if not command:
             return None

@@ -5,7 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-import time
+from time import (  # by name: a test may put another clock into the module
+    CLOCK_BOOTTIME,
+    clock_gettime_ns,
+    monotonic,
+    monotonic_ns,
+    sleep,
+)
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import psutil
@@ -160,7 +166,7 @@ def process(pid: int) -> Optional[Process]:
 def born_at(found: Process) -> int:
     """When it was started: CLOCK_MONOTONIC in nanoseconds, as exact as the clock ticks that the kernel counts."""
     since_boot = found.start * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    asleep = clock_gettime_ns(CLOCK_BOOTTIME) - monotonic_ns()
     return since_boot - asleep
 
 
@@ -226,10 +232,10 @@ def command_of(pid: int) -> str:
 
 def command_once_known(pid: int) -> str:
     """The same, once it has one: for an instant after its start a process has none, and then one cannot tell what it is."""
-    deadline = time.monotonic() + EXEC_PATIENCE
+    deadline = monotonic() + EXEC_PATIENCE
     command = command_of(pid)
-    while command.startswith("[") and at_work(pid) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    while command.startswith("[") and at_work(pid) and monotonic() < deadline:
+        sleep(0.001)
         command = command_of(pid)
     return command
 

@@ -123,7 +123,9 @@ class Ledger:
         chain = [pid]
         while True:
             begun = self.process(chain[-1], at)
-            alive = None if begun else census.process(chain[-1])
+            alive = census.process(chain[-1]) if begun is None or at is None else None
+            if begun is not None and alive is not None and alive.start != begun.start:
+                begun = None  # the pid is another's by now
             parent = begun.parent if begun else alive.parent if alive else 0
             if parent <= 1 or parent in chain:
                 return chain

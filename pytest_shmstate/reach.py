@@ -14,6 +14,8 @@ from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Set
 
 #: Beyond this many objects the search gives up, and what it looks for counts as not found.
 MOST_OBJECTS = 200_000
+#: The first shmids of a machine are as small as any count: an object that holds one may not mean it.
+MOST_ORDINARY = 4096
 OPAQUE: Tuple[type, ...] = (
     type,
     types.ModuleType,
@@ -102,6 +104,11 @@ def is_process(pid: int) -> Callable[[Any], bool]:
         return ("Popen" in named or "Process" in named) and _attribute(found, "pid") == pid
 
     return is_it
+
+
+def is_number(number: int) -> Callable[[Any], bool]:
+    """Recognises the number, if it is not one of those that stand for anything."""
+    return lambda found: type(found) is int and found == number > MOST_ORDINARY
 
 
 def is_instance(name: str) -> Callable[[Any], bool]:

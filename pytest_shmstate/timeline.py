@@ -11,8 +11,10 @@ What is made belongs to the innermost span of that moment, and is due when that 
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
+
+# By name: a test may put another clock into the module.
+from time import monotonic_ns
 from typing import Iterator, List, Optional
 
 from pytest_shmstate.leak import Owner
@@ -41,7 +43,7 @@ class Timeline:
     def __init__(self, owner: Owner) -> None:
         self.root = Span(owner, None)
         self.current = self.root
-        self._times: List[int] = [time.monotonic_ns()]
+        self._times: List[int] = [monotonic_ns()]
         self._spans: List[Span] = [self.root]
 
     def enter(self, owner: Owner) -> Span:
@@ -75,5 +77,5 @@ class Timeline:
 
     def _change(self, span: Span) -> None:
         self.current = span
-        self._times.append(time.monotonic_ns())
+        self._times.append(monotonic_ns())
         self._spans.append(span)

@@ -7,10 +7,10 @@ import gc
 import os
 import shutil
 import sysconfig
-import time
 from dataclasses import replace
 from multiprocessing import resource_tracker, util
 from multiprocessing.shared_memory import SharedMemory
+from time import monotonic, sleep  # by name: a test may put another clock into the module
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import psutil
@@ -184,12 +184,12 @@ def _end(pid: int) -> str:
 
 def _wait(family: List[psutil.Process]) -> List[psutil.Process]:
     """Those that still run after the grace. Reaps nobody: the exit status is for who started them."""
-    deadline = time.monotonic() + TERM_GRACE
+    deadline = monotonic() + TERM_GRACE
     while True:
         family = [one for one in family if census.at_work(one.pid) and one.is_running()]
-        if not family or time.monotonic() > deadline:
+        if not family or monotonic() > deadline:
             return family
-        time.sleep(PAUSE)
+        sleep(PAUSE)
 
 
 def _signal(process: psutil.Process, how: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
-import time
+from time import monotonic, sleep  # by name: a test may put another clock into the module
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from pytest_shmstate import census, reach, recorder
@@ -21,6 +21,8 @@ from pytest_shmstate.timeline import Span, Timeline
 
 #: Freed with the objects that hold them: not to be judged while a failed test's traceback keeps those alive.
 FREED_WITH_OBJECTS = (SEMAPHORE, DIRECTORY, PROCESS)
+#: While others make and remove things all the time, the queue of notices may never be empty.
+MOST_LOOKS = 10
 #: Beyond this many, those that are gone are forgotten.
 MOST_STRANGE = 10_000
 #: A segment that is made for a SharedMemoryManager has these on its stack.
@@ -87,11 +89,17 @@ class Watch:
             return
         span = self.timeline.current
         notices = self._notices.drain()
-        names = dict.fromkeys(self._hear(), UNSAID)
-        for notice in notices:
-            names[notice.name] = notice.pid  # the last who made it
-        if names:
-            self._take_in_entries(names, span)
+        makers = dict.fromkeys(self._hear(), UNSAID)
+        entries: Dict[str, Optional[census.Entry]] = {}
+        makers.update(notices)
+        for _ in range(MOST_LOOKS):
+            entries.update((name, census.look(name)) for name in (dict(notices) if entries else makers))
+            # Somebody else may have taken a name between the notice and the look: then there is another notice.
+            notices = self._notices.drain() if makers else []
+            if not notices:
+                break
+            makers.update(notices)
+        self._take_in_entries(entries, makers, span)
         self._attribution.see_threads(span)
         self._take_in_sysv(span)
         if census.has_children() or self._ledger_has_new_processes():
@@ -122,10 +130,10 @@ class Watch:
             self._ledger.add(record)
         return [str(record[4]) for record in heard if record[0] == "made"]
 
-    def _take_in_entries(self, names: Dict[str, int], span: Span) -> None:
+    def _take_in_entries(self, entries: Dict[str, Optional[census.Entry]], makers: Dict[str, int], span: Span) -> None:
         refreshed = False
-        for name, pid in names.items():
-            entry = census.look(name)
+        for name, entry in entries.items():
+            pid = makers[name]
             if entry is None or (name, entry.inode) in self._strange:
                 continue
             if not refreshed:
@@ -224,7 +232,11 @@ class Watch:
 
     def _keeper(self, found: Found) -> Optional[Span]:
         """The span of a fixture that lives on and has it: in its object, or in one of its processes."""
-        is_it = reach.is_process(found.pid) if found.kind == PROCESS else reach.names_entry(found.name)
+        is_it = reach.names_entry(found.name)
+        if found.kind == PROCESS:
+            is_it = reach.is_process(found.pid)
+        if found.kind == SYSV:
+            is_it = reach.is_number(found.mark)
         if any(frame.file.endswith(MANAGERS) and frame.function in MADE_FOR_MANAGER for frame in found.stack):
             # It told its server, which unlinks it at its end; the object itself does not remember.
             is_it = reach.is_instance("SharedMemoryManager")
@@ -237,10 +249,10 @@ class Watch:
 
     def _wait(self, due: List[Found]) -> List[Found]:
         """Leave time to processes that are ending, and to those that clean up after others."""
-        deadline = time.monotonic() + self.grace
+        deadline = monotonic() + self.grace
         pause = FIRST_PAUSE
-        while due and time.monotonic() < deadline and self._may_go(due):
-            time.sleep(pause)
+        while due and monotonic() < deadline and self._may_go(due):
+            sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             due = self._still_there(due)
         return due

@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import threading
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from typing import Any, Dict, List, NoReturn, Tuple
 
 import shmstate
+from pytest_shmstate import worker_body
 from pytest_shmstate import workers as workers_module
 from pytest_shmstate.worker_body import _outgoing
 from pytest_shmstate.workers import Worker, Workers, ready
@@ -60,6 +61,25 @@ def be_ready_and_ignore_sigterm() -> NoReturn:
 def be_ready_and_raise_at_sigterm() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: fail("told to end"))
     be_ready_and_wait()
+
+
+def stay() -> None:
+    threading.Thread(target=wait_forever_in_a_thread).start()
+
+
+def fail_and_stay() -> NoReturn:
+    stay()
+    fail()
+
+
+def return_and_stay() -> str:
+    stay()
+    return "returned"
+
+
+def return_and_exit_otherwise(number: int) -> str:
+    util.Finalize(None, os._exit, args=(number,), exitpriority=1)
+    return "returned"
 
 
 def end(way: str, number: int) -> None:
@@ -110,6 +130,13 @@ def wait_forever_in_a_thread() -> None:
     threading.Event().wait()
 
 
+def be_ready_and_never_leave() -> NoReturn:
+    try:
+        be_ready_and_wait()
+    finally:
+        wait_forever()
+
+
 def have_children(*, new_session: bool = False) -> NoReturn:
     """Have two children, one of them a fork that holds what it inherited; tell their pids."""
     program = subprocess.Popen(["sleep", "600"], start_new_session=new_session)
@@ -138,10 +165,10 @@ def leave_a_grandchild_that_ends() -> int:
     return int(os.read(reader, 20))
 
 
-def return_twice() -> str:
+def return_twice() -> Any:
     pid = os.fork()
     if not pid:
-        return "the child's"
+        return Unpicklable()
     os.waitpid(pid, 0)
     return "the worker's"
 
@@ -303,6 +330,16 @@ def be_killed_with_a_state(name: str) -> None:
     """Have a worker that owns a state, and wait."""
     workers = Workers()
     worker = workers.spawn(own_and_wait, name, start_method="fork")
+    worker.wait_ready()
+    say(worker.pid)
+    wait_for_the_test()
+
+
+def be_killed_with_one_that_hangs() -> None:
+    """Have a worker that does not come to an end when it is told to, and wait."""
+    worker_body._LAST_GRACE = 0.2
+    workers = Workers()
+    worker = workers.spawn(be_ready_and_never_leave, start_method="fork")
     worker.wait_ready()
     say(worker.pid)
     wait_for_the_test()

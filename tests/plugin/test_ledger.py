@@ -352,10 +352,26 @@ def test_the_record_that_fits_the_inode_is_the_makers(run: Run, name: str) -> No
     assert [record.inode if record else None for record in found] == [first, second, None]
 
 
+def test_a_pid_that_is_anothers_by_now_has_not_the_lineage_of_the_first(run: Run) -> None:
+    itself = 1  # runs, and is no child of this run
+    line = repr(("begin", 1, itself, 99, os.getpid(), "exec", "python of the run")) + "\n"
+    Path(run.folder, f"{itself}.99").write_text(line, encoding="ascii")
+
+    ledger = read(run)
+
+    assert os.getpid() not in ledger.lineage(itself)
+    assert os.getpid() in ledger.lineage(itself, at=5)
+
+
 def test_a_ledger_whose_run_lives_is_not_abandoned(run: Run, tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for folder in (os.path.basename(run.folder), f"pytest-shmstate-{dead.pid}.1.{pid_namespace()}.x", f"pytest-shmstate-{dead.pid}.1.7.x", "something"):
+    for folder in (
+        os.path.basename(run.folder),
+        f"pytest-shmstate-{dead.pid}.1.{pid_namespace()}.x",
+        f"pytest-shmstate-{dead.pid}.1.7.x",
+        "something",
+    ):
         (tmp_path / folder).mkdir()
 
     assert abandoned(str(tmp_path)) == [str(tmp_path / f"pytest-shmstate-{dead.pid}.1.{pid_namespace()}.x")]

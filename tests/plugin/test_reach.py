@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from types import SimpleNamespace
@@ -104,6 +105,41 @@ def test_a_popen_leads_to_its_process() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         assert reach.leads_to({"server": process}, reach.is_process(process.pid))
         assert not reach.leads_to({"port": process.pid}, reach.is_process(process.pid))
+
+
+def test_a_number_is_found_unless_it_is_as_small_as_any_count() -> None:
+    assert reach.leads_to({"shmid": 98307}, reach.is_number(98307))
+    assert not reach.leads_to({"shmid": 98307}, reach.is_number(98308))
+    assert not reach.leads_to({"count": 3}, reach.is_number(3))
+
+
+class Keeps:
+    kept: Any = ()
+
+
+def test_a_class_leads_to_what_it_keeps_and_its_instances_do_not(segment: SharedMemory) -> None:
+    Keeps.kept = [segment]
+
+    assert reach.leads_to(Keeps, reach.names_entry(segment.name))
+    assert not reach.leads_to([Keeps], reach.names_entry(segment.name))
+    Keeps.kept = ()
+
+
+def test_what_a_finalizer_will_unlink_is_its_objects() -> None:
+    class Owner:
+        pass
+
+    owner = Owner()
+    finalizer = weakref.finalize(owner, len, "/dev/shm/some-folder/file")
+
+    assert reach.leads_to([owner], reach.names_entry("some-folder"))
+    assert not reach.leads_to([Owner()], reach.names_entry("some-folder"))
+    finalizer.detach()
+
+
+def test_a_path_below_a_folder_leads_to_the_folder() -> None:
+    assert reach.leads_to(["/dev/shm/folder/x/y"], reach.names_entry("folder"))
+    assert not reach.leads_to(["/dev/shm/folder-2/x", "folder/x"], reach.names_entry("folder"))
 
 
 def test_cycles_end() -> None:

@@ -18,9 +18,14 @@ from typing import Any, Callable, Iterator, List, Set
 import pytest
 
 import shmstate
+from pytest_shmstate import kinship, worker_body
+from pytest_shmstate import lifeline as lifeline_module
+from pytest_shmstate import worker as worker_module
 from pytest_shmstate import workers as workers_module
 from pytest_shmstate.kinship import look_up
+from pytest_shmstate.lifeline import Held, Lifeline
 from pytest_shmstate.prefixes import unique_prefix
+from pytest_shmstate.worker_pipe import RAISED, RETURNED, Outgoing
 from pytest_shmstate.workers import START_METHODS, WorkerFailed, Workers, WorkerTimeout, ready
 from tests.core.children import Child, has_ended, until
 from tests.plugin import bodies
@@ -206,9 +211,10 @@ def test_a_function_that_does_not_pickle_is_refused_by_name_and_nothing_is_left(
         workers.spawn(bodies.its_pid, start_method=method).result()
         before = open_files()
 
-        with pytest.raises(TypeError, match=rf"does_not_pickle.*<lambda> .* {method} needs .*start_method='fork'"):
+        with pytest.raises(TypeError, match=rf"does_not_pickle.*<lambda> .* {method} needs .*fork'") as caught:
             workers.spawn(lambda: 1, start_method=method)
 
+        assert caught.value.__traceback__  # which keeps all that was open alive
         assert open_files() == before
 
 
@@ -258,12 +264,17 @@ def test_an_end_without_a_result_is_named(fork: Callable[..., Any], way: str, nu
         fork(bodies.end, way, number).result()
 
 
-def test_an_exit_code_is_that_of_the_process(spawn: Callable[..., Any]) -> None:
-    worker = spawn(bodies.end, "os._exit", 9)
+def test_an_exit_code_is_that_of_the_process(fork: Callable[..., Any]) -> None:
+    worker = fork(bodies.end, "os._exit", 9)
 
     assert worker.join() == worker.exitcode == 9
     with pytest.raises(WorkerFailed):
         worker.result()
+
+
+def test_a_process_that_goes_wrong_after_its_function_returned_has_failed() -> None:
+    with pytest.raises(WorkerFailed, match="returned, but then exited with status 7"), Workers() as workers:
+        workers.spawn(bodies.return_and_exit_otherwise, 7, start_method="fork").join()
 
 
 def test_a_killed_worker_is_gone_at_once_and_says_so(spawn: Callable[..., Any]) -> None:
@@ -318,6 +329,36 @@ def test_a_stopped_worker_stands_still_until_it_goes_on(spawn: Callable[..., Any
         until(lambda: reader.version > stopped_at)
 
 
+def test_stopping_takes_as_long_as_the_kernel_takes(fork: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [False, False, False, True]
+    worker = fork(bodies.wait_forever)
+    monkeypatch.setattr(kinship, "is_stopped", lambda process: process == worker.process and answers.pop(0))
+
+    worker.stop()
+    monkeypatch.undo()
+
+    assert answers == []
+
+
+def test_a_process_is_stopped_when_all_its_threads_are(fork: Callable[..., Any]) -> None:
+    name = unique_prefix("threads")
+    worker = fork(bodies.own_with_threads_and_wait, name)
+    worker.wait_ready()
+    assert not kinship.is_stopped(worker.process)
+
+    worker.stop()
+
+    threads = os.listdir(f"/proc/{worker.pid}/task")
+    assert len(threads) >= 9
+    for thread in threads:
+        with open(f"/proc/{worker.pid}/task/{thread}/stat", encoding="ascii") as file:
+            assert file.read().rpartition(")")[2].split()[0] == "T"
+    assert kinship.is_stopped(worker.process)
+    worker.kill()
+    assert not kinship.is_stopped(worker.process)
+    shmstate.reclaim(name)
+
+
 def test_a_worker_that_has_ended_cannot_be_stopped(fork: Callable[..., Any]) -> None:
     worker = fork(bodies.echo)
     worker.join()
@@ -354,6 +395,17 @@ def test_a_timeout_names_the_worker_what_it_does_and_what_to_do(fork: Callable[.
     assert "kill() it" in text
 
 
+def test_the_timeout_of_a_process_that_outlives_its_function_says_so(fork: Callable[..., Any]) -> None:
+    worker = fork(bodies.return_and_stay)
+    until(lambda: worker.look() or RETURNED in worker._incoming.frames)
+
+    with pytest.raises(WorkerTimeout, match="its function has returned: threads or child processes of its own keep it"):
+        worker.result(timeout=MOMENT)
+    worker.kill()
+
+    assert worker.result() == "returned"
+
+
 def test_the_timeout_of_a_stopped_worker_says_that_it_is_stopped(fork: Callable[..., Any]) -> None:
     worker = fork(bodies.wait_forever)
     worker.stop()
@@ -386,8 +438,9 @@ def test_a_worker_killed_in_the_middle_of_its_result_says_so(fork: Callable[...,
         worker.result()
 
 
-def test_a_worker_ends_when_its_process_does_also_if_its_child_holds_all_pipes(spawn: Callable[..., Any]) -> None:
-    worker = spawn(bodies.have_children)
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_worker_ends_when_its_process_does_also_if_its_child_holds_all_pipes(workers: Workers, method: str) -> None:
+    worker = workers.spawn(bodies.have_children, start_method=method)
     children = worker.wait_ready()
 
     worker.kill()
@@ -431,9 +484,11 @@ def test_a_worker_that_closed_all_descriptors_and_runs_is_not_taken_for_dead(
 ) -> None:
     worker = fork(bodies.close_descriptors_and_wait, tmp_path / "file")
     until((tmp_path / "file").exists)
+    begun = time.process_time()
 
     with pytest.raises(WorkerTimeout):
-        worker.result(timeout=MOMENT)
+        worker.result(timeout=3 * MOMENT)
+    assert time.process_time() - begun < MOMENT  # nor asked all the time
     worker.kill()
 
     assert worker.exitcode == -9
@@ -443,8 +498,11 @@ def test_a_worker_whose_exit_status_somebody_else_took_has_ended_all_the_same(fo
     worker = fork(bodies.end, "os._exit", 0)
     os.waitpid(worker.pid, 0)
 
+    begun = time.monotonic()
+
     with pytest.raises(WorkerFailed, match="told to somebody else"):
         worker.result()
+    assert time.monotonic() - begun < worker_module._STATUS_GRACE
     assert (worker.alive, worker.exitcode) == (False, None)
 
 
@@ -479,6 +537,15 @@ def test_a_start_that_hangs_can_be_interrupted_by_a_second_interrupt(workers: Wo
 def test_workers_mind_ctrl_c_as_any_python_does(spawn: Callable[..., Any]) -> None:
     assert spawn(bodies.minds_ctrl_c).result() is True
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_it_is_no_error_that_nobody_takes_a_result_any_more() -> None:
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    ours.close()
+
+    Outgoing(theirs).send(RETURNED, b"result")
+
+    theirs.close()
 
 
 # ready().
@@ -666,6 +733,15 @@ def test_a_kill_does_not_cover_up_an_earlier_failure() -> None:
         worker.kill()
 
 
+@pytest.mark.parametrize("kill", [True, False])
+def test_a_failure_of_a_process_that_does_not_end_counts_all_the_same(kill: bool) -> None:
+    with pytest.raises(WorkerFailed, match="LookupError"), Workers(grace=0.0) as workers:
+        worker = workers.spawn(bodies.fail_and_stay, start_method="fork")
+        until(lambda: worker.look() or RAISED in worker._incoming.frames)
+        if kill:
+            worker.kill()
+
+
 def test_leaving_tells_of_all_failures() -> None:
     with pytest.raises(WorkerFailed, match=r"(?s)^2 workers failed.*first one.*second one"), Workers() as workers:
         for text in ("first one", "second one"):
@@ -682,6 +758,7 @@ def test_workers_that_were_left_take_no_more() -> None:
     with Workers() as workers:
         pass
     workers.close()
+    assert not workers._finalizer.still_active()
 
     with pytest.raises(RuntimeError, match="they were left"):
         workers.spawn(bodies.its_pid)
@@ -746,6 +823,60 @@ def test_a_worker_removes_its_states_when_its_process_is_killed(start: Callable[
     child.kill()
 
     until(lambda: shmstate.list_states(name) == [])
+
+
+def test_a_worker_that_hangs_when_it_is_told_to_end_does_not_outlive_its_process(start: Callable[..., Child]) -> None:
+    child = start(bodies.be_killed_with_one_that_hangs)
+    pid = int(child.line())
+
+    child.kill()
+
+    until(lambda: has_ended(pid))
+
+
+def test_a_worker_whose_process_is_gone_before_it_starts_does_not_run() -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    lifeline = Lifeline()
+    lifeline.let_go()
+    order = worker_body.Order(bodies.echo, (), {})
+
+    process = context.Process(target=worker_body.main, args=(order, theirs, lifeline.far_end, {}))
+    process.start()
+    process.join()
+
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert not ours.poll()
+    for end in (ours, theirs, process, lifeline):
+        end.close()
+
+
+def test_both_sides_of_a_lifeline_keep_no_more_descriptors_than_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifeline_module, "_SIGNALS", (signal.SIGCONT,))  # for this process, which goes on
+    before = open_files()
+    lifeline = Lifeline()
+    held = Held(lifeline.far_end)
+    kept = lifeline.far_end.closed
+    was_cut = [held.is_cut]
+
+    lifeline.close()
+
+    was_cut.append(held.is_cut)
+    for file in held._files:
+        os.close(file)
+    assert kept
+    assert was_cut == [False, True]
+    assert open_files() == before
+
+
+def test_a_lifeline_that_was_closed_holds_no_descriptor() -> None:
+    before = open_files()
+    lifeline = Lifeline()
+
+    lifeline.close()
+
+    assert open_files() == before
+    assert lifeline.far_end.closed
 
 
 def test_a_worker_outlives_the_thread_that_spawned_it(workers: Workers) -> None:

@@ -1,0 +1,268 @@
+"""What a test leaves behind is named with the test, the line that made it, and its size; its clean twin passes."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import pytest
+
+from tests.plugin.conftest import Judge
+
+BOTH = """
+    import ctypes, multiprocessing, os, secrets, socket, sqlite3, subprocess, sys, tempfile
+    from multiprocessing import resource_tracker
+    from multiprocessing.shared_memory import SharedMemory
+
+    import pytest
+
+    # Otherwise each fork that makes something starts one of its own, which cleans up after it.
+    resource_tracker.ensure_running()
+
+    @pytest.fixture(params=[True, False], ids=["leaves", "cleans"])
+    def leaves(request):
+        return request.param
+
+    def path(name):
+        return f"/dev/shm/{name}-{os.getpid()}"
+"""
+PLAIN_AND_DISTRIBUTED = pytest.mark.parametrize("how", [(), ("-n", "2")], ids=["plain", "n2"])
+
+
+@PLAIN_AND_DISTRIBUTED
+def test_what_a_test_leaves_itself_is_named_whatever_its_kind(judge: Judge, how: Tuple[str, ...]) -> None:
+    judged = judge(
+        BOTH
+        + """
+    kept = []
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def test_segment(leaves):
+        segment = SharedMemory(create=True, size=70000)  # leaks: test_segment[leaves], segment 70000
+        segment.close()
+        if not leaves:
+            segment.unlink()
+
+    def test_segment_held(leaves):
+        segment = SharedMemory(create=True, size=70001)  # leaks: test_segment_held[leaves], segment 70001
+        kept.append(segment)
+        if not leaves:
+            segment.close()
+            segment.unlink()
+
+    def make(size):
+        return SharedMemory(create=True, size=size)  # leaks: test_helper[leaves], segment 2345
+
+    def test_helper(leaves):
+        segment = make(2345)
+        segment.close()
+        if not leaves:
+            segment.unlink()
+
+    def test_c_library(leaves):  # leaks: test_c_library[leaves], segment 12345
+        name = os.path.basename(path("by-c"))
+        fd = libc.shm_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o600)
+        assert libc.ftruncate(fd, 12345) == 0
+        os.close(fd)
+        if not leaves:
+            libc.shm_unlink(name.encode())
+
+    def test_c_library_held(leaves):  # leaks: test_c_library_held[leaves], segment 777
+        name = os.path.basename(path("by-c-held"))
+        fd = libc.shm_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o600)
+        assert libc.ftruncate(fd, 777) == 0
+        if not leaves:
+            os.close(fd)
+            libc.shm_unlink(name.encode())
+
+    def test_os_open(leaves):
+        fd = os.open(path("opened"), os.O_CREAT | os.O_RDWR)  # leaks: test_os_open[leaves], file 3
+        os.write(fd, b"abc")
+        os.close(fd)
+        if not leaves:
+            os.unlink(path("opened"))
+
+    def test_open(leaves):
+        with open(path("file"), "w") as file:  # leaks: test_open[leaves], file 5
+            file.write("12345")
+        if not leaves:
+            os.unlink(path("file"))
+
+    def test_rename(leaves):
+        with open(path("draft"), "w") as file:
+            file.write("1234567")
+        os.rename(path("draft"), path("final"))  # leaks: test_rename[leaves], segment 7
+        if not leaves:
+            os.unlink(path("final"))
+
+    def test_socket(leaves):
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path("socket"))  # leaks: test_socket[leaves], file 0
+        if not leaves:
+            os.unlink(path("socket"))
+
+    def test_folder(leaves):
+        folder = tempfile.TemporaryDirectory(dir="/dev/shm") if not leaves else None
+        if leaves:
+            os.makedirs(path("folder") + "/below")  # leaks: test_folder[leaves], directory 0
+
+    def test_semaphore(leaves):
+        semaphore = multiprocessing.get_context("spawn").Lock()  # leaks: test_semaphore[leaves], semaphore 32
+        if leaves:
+            kept.append(semaphore)
+
+    def test_system_v(leaves):  # leaks: test_system_v[leaves], sysv 5000
+        shmid = libc.shmget(0, 5000, 0o1600)
+        if not leaves:
+            libc.shmctl(shmid, 0, None)
+
+    def test_process(leaves):  # leaks: test_process[leaves], process
+        process = subprocess.Popen(["sleep", "100"])
+        if not leaves:
+            process.terminate()
+            process.wait()
+
+    def test_that_finds_nothing_left_of_the_others():
+        left = [name for name in os.listdir("/dev/shm") if name.endswith(f"-{os.getpid()}")]
+        assert left == []
+    """,
+        "--shmstate-grace=0.5",
+        *how,
+    )
+
+    judged.confirm()
+
+
+@PLAIN_AND_DISTRIBUTED
+def test_what_children_leave_is_named_as_their_tests(judge: Judge, how: Tuple[str, ...]) -> None:
+    judged = judge(
+        BOTH
+        + """
+    def child(size):
+        segment = SharedMemory(create=True, size=size)  # leaks: test_child[leaves-fork], segment 4001; \
+test_child[leaves-spawn], segment 4002; test_child[leaves-forkserver], segment 4003
+        os._exit(0)
+
+    def clean_child(size):
+        segment = SharedMemory(create=True, size=size)
+        segment.close()
+        segment.unlink()
+        os._exit(0)
+
+    @pytest.mark.parametrize(("method", "size"), [("fork", 4001), ("spawn", 4002), ("forkserver", 4003)],
+                             ids=["fork", "spawn", "forkserver"])
+    def test_child(leaves, method, size):
+        context = multiprocessing.get_context(method)
+        process = context.Process(target=child if leaves else clean_child, args=(size,))
+        process.start()
+        process.join()
+
+    def test_fork_of_a_spawned_child(leaves):
+        process = multiprocessing.get_context("spawn").Process(target=forking, args=(leaves,))
+        process.start()
+        process.join()
+
+    def forking(leaves):
+        if os.fork() == 0:
+            grandchild(leaves)
+        os.wait()
+        os._exit(0)
+
+    def grandchild(leaves):
+        fd = os.open(path("grandchild"), os.O_CREAT | os.O_WRONLY)  # leaks: test_fork_of_a_spawned_child[leaves], file 4
+        os.write(fd, b"1234")
+        if not leaves:
+            os.unlink(path("grandchild"))
+        os._exit(0)
+
+    PROGRAM = '''if True:
+        import sys
+        from multiprocessing import resource_tracker
+        from multiprocessing.shared_memory import SharedMemory
+        resource_tracker.register = lambda *what: None
+        resource_tracker.unregister = lambda *what: None
+        segment = SharedMemory(create=True, size=5005)
+        segment.close()
+        if sys.argv[1] == "False":
+            segment.unlink()
+    '''
+
+    def test_program(leaves):  # leaks: test_program[leaves], segment 5005
+        subprocess.run([sys.executable, "-c", PROGRAM, str(leaves)], check=True)
+
+    def test_program_whose_own_tracker_cleans_up():
+        leaving = "from multiprocessing.shared_memory import SharedMemory as S; S(create=True, size=10)"
+        subprocess.run([sys.executable, "-W", "ignore", "-c", leaving], stderr=subprocess.DEVNULL, check=True)
+
+    SHELL = '''%s -c "open('%s', 'w').write('hello')" & wait'''
+
+    def test_program_behind_a_shell(leaves):  # leaks: test_program_behind_a_shell[leaves], file 5
+        subprocess.run(SHELL % (sys.executable, path("shell")), shell=True, check=True)
+        if not leaves:
+            os.unlink(path("shell"))
+
+    def test_a_child_that_ends_a_moment_later():
+        subprocess.Popen(["sleep", "0.3"])
+
+    def stubborn(at_work):
+        import signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        at_work.send(1)
+        signal.pause()
+
+    def test_process(leaves):  # leaks: test_process[leaves], process
+        ready, at_work = multiprocessing.Pipe(False)
+        process = multiprocessing.Process(target=stubborn, args=(at_work,), daemon=True)
+        process.start()
+        ready.recv()
+        if not leaves:
+            process.kill()
+            process.join()
+    """,
+        "--shmstate-grace=1",
+        *how,
+    )
+
+    judged.confirm()
+
+
+def test_what_is_kept_by_pytest_alone_is_no_leak(judge: Judge) -> None:
+    judged = judge(
+        BOTH
+        + """
+    import unittest
+
+    @pytest.fixture
+    def lock():
+        return multiprocessing.get_context("spawn").Lock()
+
+    @pytest.fixture
+    def queue():
+        return {"deep": [multiprocessing.get_context("spawn").Queue()]}
+
+    def test_fixture_value(lock, queue):
+        pass
+
+    class TestPlain:
+        def test_attribute(self):
+            self.lock = multiprocessing.get_context("spawn").Lock()
+
+        def test_again(self):
+            assert not hasattr(self, "lock")
+
+    class TestUnit(unittest.TestCase):
+        def setUp(self):
+            self.lock = multiprocessing.get_context("spawn").Lock()
+
+        def test_attribute(self):
+            self.other = multiprocessing.get_context("spawn").Lock()
+
+        def test_again(self):
+            pass
+
+    def test_cycle():
+        knot = [multiprocessing.get_context("spawn").Lock()]
+        knot.append(knot)
+    """
+    )
+
+    judged.confirm(status=0)

@@ -1,0 +1,190 @@
+"""The proof that the detector blames nobody who is innocent: a project of tests that leave nothing behind, with a
+stranger beside the run that makes and removes things of its own all the time. And its twin, in which one test leaks.
+
+``SHMSTATE_ROUNDS=10`` runs it ten times, each in another order, by other ways of distributing the tests, and with eyes
+that see less (``innocent/order.py``). ``SHMSTATE_SEED=7`` begins with that order; each round prints its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
+
+import pytest
+
+from tests.core.children import ROOT
+from tests.plugin.innocent.beside import SOCKET
+from tests.plugin.innocent.order import EYES, SEED
+
+HERE = Path(__file__).resolve().parent
+PROJECT = HERE / "innocent"
+ROUNDS = int(os.environ.get("SHMSTATE_ROUNDS", "1"))
+FIRST_SEED = int(os.environ.get("SHMSTATE_SEED") or random.randrange(10_000))
+#: By turns, so that ten rounds have each with each but one.
+ALL_EYES, DISTRIBUTIONS = ("best", "inotify", "user", "stat"), ("load", "worksteal", "loadscope")
+#: Groups of the report in which things of others stand.
+NOT_OURS = ("foreign", "unattributed")
+FEWEST_TESTS = 50
+#: For a round, in seconds, on a machine that is busy with other things too.
+PATIENCE = 400.0
+
+pytestmark = [
+    pytest.mark.concurrent,
+    pytest.mark.timeout(PATIENCE + 60),
+    pytest.mark.skipif("SHMSTATE_ROUNDS" not in os.environ, reason="takes minutes: SHMSTATE_ROUNDS=1 runs it"),
+]
+
+
+class Round(NamedTuple):
+    """What a run of the project came to."""
+
+    status: int
+    out: str
+    report: Dict[str, Any]
+
+    def blamed(self) -> List[Dict[str, Any]]:
+        return [leak for leak in self.report["leaks"] if leak["group"] not in NOT_OURS]
+
+    def unexplained(self, strangers: Set[str]) -> List[Dict[str, Any]]:
+        """What is said to be somebody's, and is not the stranger's."""
+        return [leak for leak in self.report["leaks"] if leak["group"] in NOT_OURS and leak["name"] not in strangers]
+
+
+class Stranger:
+    """The process beside the run."""
+
+    def __init__(self) -> None:
+        # A socket's path must be short.
+        self._folder = tempfile.mkdtemp(prefix="stranger-")
+        self.socket = os.path.join(self._folder, "socket")
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "stranger.py"), self.socket],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline(), "the stranger did not start"
+        self.found: Optional[Dict[str, Any]] = None
+
+    def end(self) -> Dict[str, Any]:
+        """Have it remove what it has, and tell what it saw."""
+        if self.found is None:
+            out, _ = self._process.communicate(timeout=PATIENCE)
+            shutil.rmtree(self._folder)
+            self.found = json.loads(out)
+        return self.found
+
+
+@pytest.fixture
+def stranger() -> Iterator[Stranger]:
+    stranger = Stranger()
+    yield stranger
+    stranger.end()
+
+
+def run(folder: Path, stranger: Stranger, seed: int, *options: str, eyes: str = "best") -> Round:
+    """Run the project once."""
+    report = folder / f"report-{seed}.json"
+    environment = {name: value for name, value in os.environ.items() if not _is_of_this_run(name)}
+    environment.update({SEED: str(seed), EYES: eyes, SOCKET: stranger.socket, "INNOCENT_RUN": folder.name})
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    project = ["-c", str(PROJECT / "pytest.ini"), "--rootdir", str(PROJECT), str(PROJECT)]
+    plugins = ["-p", "pytest_shmstate", "-p", "tests.plugin.innocent.order", "-p", "no:randomly"]
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *project,
+            *plugins,
+            "-n2",
+            "--tb=short",
+            f"--shmstate-report={report}",
+            *options,
+        ],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=PATIENCE,
+    )
+    again = f"again: SHMSTATE_SEED={seed}, eyes {eyes}, {' '.join(options)}\n"
+    return Round(ended.returncode, again + ended.stdout, json.loads(report.read_text(encoding="utf-8")))
+
+
+def _is_of_this_run(name: str) -> bool:
+    # The ledgers of this run go on: what the run inside leaves behind is this test's.
+    return name.startswith("PYTEST_") and name not in ("PYTEST_SHMSTATE_LEDGER", "PYTEST_SHMSTATE_PARENT")
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_nobody_is_blamed_whose_things_are_gone_when_they_are_due(
+    tmp_path: Path, stranger: Stranger, number: int
+) -> None:
+    eyes, how = ALL_EYES[number % len(ALL_EYES)], DISTRIBUTIONS[number % len(DISTRIBUTIONS)]
+
+    done = run(tmp_path, stranger, FIRST_SEED + number, f"--dist={how}", eyes=eyes)
+
+    found = stranger.end()
+    assert done.blamed() == [], done.out
+    assert done.status == 0, done.out
+    assert done.report["tests_checked"] >= FEWEST_TESTS
+    assert found["wrong"] == [], done.out
+    assert done.unexplained(set(found["names"])) == [], done.out
+
+
+def test_one_who_leaks_among_them_is_named_and_nobody_else(tmp_path: Path, stranger: Stranger) -> None:
+    done = run(tmp_path, stranger, FIRST_SEED, "-o", "python_files=innocent_*.py guilty_*.py")
+
+    found = stranger.end()
+    assert [(leak["owner"]["name"], leak["size"]) for leak in done.blamed()] == [
+        ("guilty_one.py::test_leaves_a_segment_behind", 4321)
+    ], done.out
+    assert done.status == 1, done.out
+    assert done.out.count("\nERROR ") == 1, done.out
+    assert found["wrong"] == [], done.out
+
+
+def test_the_stranger_is_at_work_all_the_time_and_notices_who_touches_its_things() -> None:
+    stranger = Stranger()
+    environment = {**os.environ, SOCKET: stranger.socket, "PYTHONPATH": str(ROOT)}
+    touch = (
+        "import os; from tests.plugin.innocent.beside import ask;"
+        "names = [ask('make', how=how)['name'] for how in ('file', 'segment', 'folder')];"
+        "os.unlink('/dev/shm/' + names[0]);"
+        "open('/dev/shm/' + names[1], 'r+b').write(b'changed'); print(*names)"
+    )
+
+    names = subprocess.run(
+        [sys.executable, "-c", touch], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+
+    found = stranger.end()
+    file, segment, _ = names.stdout.split()
+    assert sorted(found["wrong"]) == sorted([f"file {file}: gone", f"segment {segment}: changed"])
+    assert set(names.stdout.split()) < set(found["names"])
+    assert not set(found["names"]) & set(os.listdir("/dev/shm"))
+
+
+def test_each_file_of_the_innocent_lists_its_tests() -> None:
+    counted = 0
+    for path in sorted(PROJECT.glob("innocent_*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        listed = [line.strip().partition(":")[0] for line in (ast.get_docstring(module) or "").splitlines()]
+        names = [node.name for node in ast.walk(module) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        tests = {name[len("test_") :].replace("_", " ") for name in names if name.startswith("test_")}
+        assert tests <= set(listed), path.name
+        counted += len(tests)
+    assert counted >= FEWEST_TESTS
