@@ -89,7 +89,13 @@ def run(folder: Path, with_plugin: bool) -> Times:
     environment = {**os.environ, "BENCHMARK_TIMES": str(times), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
     ended = subprocess.run(
-        command, cwd=str(folder), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=str(folder),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     if ended.returncode:
         sys.exit(f"pytest ended with {ended.returncode}:\n{ended.stdout}")
