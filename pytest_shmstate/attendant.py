@@ -67,7 +67,7 @@ class Attendant:
         self._item = item
         self._span = self.watch.timeline.enter(owner)
         self.tests += 1
-        recorder.write("test", item.nodeid, file, line, attempt)
+        recorder.write(self._run.folder, "test", item.nodeid, file, line, attempt)
 
     def failed(self) -> None:
         """The current test has failed, or failed as was expected: its leaks are told, but add no failure."""
@@ -117,7 +117,7 @@ class Attendant:
         active = ActiveFixture(fixturedef, self.watch.timeline.enter(owner), before, [])
         self._fixtures.append(active)
         if wide:
-            recorder.write("fixture", owner.name, owner.scope, owner.file, owner.line, nodeid)
+            recorder.write(self._run.folder, "fixture", owner.name, owner.scope, owner.file, owner.line, nodeid)
         return active
 
     def made_fixture(self, active: ActiveFixture) -> None:
@@ -129,7 +129,7 @@ class Attendant:
             active.bound = [vars(self._module())[name] for name in names]
         self.watch.timeline.leave(active.span)
         if wide:
-            recorder.write("rest")
+            recorder.write(self._run.folder, "rest")
         # Finalizers run last in, first out: this one right before the fixture's own.
         active.fixturedef.addfinalizer(lambda: self._finalize(active))
 

@@ -4,9 +4,9 @@ First hit wins:
 
     1  the ledger: a process wrote down that it made it, and comes from this one
     2  the kernel: fanotify says which process made it
-    3  a pid in its name, of a process that comes from this one
-    4  who holds it: processes that come from this one, and nobody else, and none of them attached to it
+    3  a pid in its name, of a process that comes from this one: only of what serves the whole process, and is due with it
 
+Who holds it is told, and proves nothing: one may hold what another made. So may a pid in a name be of another namespace.
 A process belongs to the span in which the outermost process on the way down to it was started, so a fixture's pool
 answers for all that its workers make. What none of this explains is left to the end of the run, and is never touched.
 """
@@ -27,8 +27,8 @@ from pytest_shmstate.ledger import Begun, Ledger, Made
 from pytest_shmstate.notices import SOMEBODY_ELSE
 from pytest_shmstate.timeline import Span, Timeline
 
-#: Names in which libraries put the pid of the process that makes them.
-PID_IN_NAME = re.compile(r"(?:sem\.loky|loky|joblib_memmapping_folder|torch|pym|shmstate-new)[-_.](\d+)(?:[-_.]|$)")
+#: Names of what serves a whole process, with the pid of that process in them.
+PID_IN_NAME = re.compile(r"(?:sem\.loky|joblib_memmapping_folder)[-_](\d+)[-_]")
 #: How a record says that something was made -> its kind, where that says more than the file itself.
 KIND_BY_HOW = {"open": FILE, "sqlite3": FILE, "bind": FILE, "symlink": FILE, "semaphore": SEMAPHORE}
 
@@ -82,7 +82,7 @@ class Attribution:
 
     def entry(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
         """Whose entry of /dev/shm it is; None: not ours. ``span``: now; ``pid``: what the kernel said of its maker."""
-        return self._by_ledger(entry, pid) or self._by_pid(entry, span, pid) or self._by_holders(entry, span, pid)
+        return self._by_ledger(entry, pid) or self._by_pid(entry, span, pid)
 
     def segment(self, segment: census.SysV, span: Span) -> Optional[Found]:
         """Whose System V segment it is; the kernel keeps its maker's pid."""
@@ -204,29 +204,13 @@ class Attribution:
         evidence = f"the kernel: made by pid {pid}"
         if pid <= 0:
             match = PID_IN_NAME.match(entry.name)
-            if match is None:
+            if match is None or (pid == SOMEBODY_ELSE and int(match[1]) == self._pid):
                 return None
             pid, evidence = int(match[1]), f"its name: pid {match[1]}"
         whose = span if pid == self._pid else self.span_of(pid, None)
         if whose is None:
             return None
         return Found(entry.kind, entry.name, entry.inode, whose, evidence, pid)
-
-    def _by_holders(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
-        if pid > 0 or (entry.name, entry.inode) in self._ledger.seen:
-            return None
-        mine = {self._pid, *census.descendants(self._pid)}
-        held = census.holders([entry], mine)[entry.name]
-        if not held or (pid == SOMEBODY_ELSE and [holder.pid for holder in held] == [self._pid]):
-            return None
-        if census.holders([entry], set(census.everybody()) - mine)[entry.name]:
-            return None
-        holder = held[0].pid
-        whose = span if holder == self._pid else self.span_of(holder, None)
-        if whose is None:
-            return None
-        evidence = f"who holds it: pid {holder}, and nobody from elsewhere"
-        return Found(entry.kind, entry.name, entry.inode, whose, evidence, holder)
 
     def _top(self, pid: int, at: Optional[int]) -> Optional[int]:
         """The outermost process between this one and ``pid`` that is no service; None if ``pid`` is not below."""

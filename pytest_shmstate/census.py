@@ -5,13 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from time import (  # by name: a test may put another clock into the module
-    CLOCK_BOOTTIME,
-    clock_gettime_ns,
-    monotonic,
-    monotonic_ns,
-    sleep,
-)
+import struct
+
+# By name: a test may put another clock into the module.
+from time import CLOCK_BOOTTIME, CLOCK_REALTIME, clock_gettime_ns, monotonic, monotonic_ns, sleep
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import psutil
@@ -26,6 +23,9 @@ OVER = ("Z", "X")
 #: ``stat`` counts blocks of this size.
 BLOCK = 512
 COMMAND_WIDTH = 120
+#: Of statx(2).
+AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
+STATX_BTIME, STATX_SIZE, STATX_BTIME_OFFSET = 0x800, 256, 80
 #: Seconds in which a process that was just started becomes what it is to be; it takes far less.
 EXEC_PATIENCE = 0.2
 
@@ -60,6 +60,21 @@ class Process(NamedTuple):
     start: int
     parent: int
     state: str
+
+
+def born(name: str) -> Optional[int]:
+    """When an entry was made: CLOCK_MONOTONIC in nanoseconds. None where the kernel does not keep it, or it is gone."""
+    found = ctypes.create_string_buffer(STATX_SIZE)
+    path = os.fsencode(os.path.join(SHM_DIR, name))
+    statx = getattr(_libc, "statx", None)
+    if statx is None or statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME, found) != 0:
+        return None
+    (mask,) = struct.unpack_from("=I", found, 0)
+    seconds, nanoseconds = struct.unpack_from("=qI", found, STATX_BTIME_OFFSET)
+    if not mask & STATX_BTIME:
+        return None
+    since_then = clock_gettime_ns(CLOCK_REALTIME) - (int(seconds) * 1_000_000_000 + int(nanoseconds))
+    return monotonic_ns() - since_then
 
 
 def look(name: str) -> Optional[Entry]:

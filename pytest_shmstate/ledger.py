@@ -15,6 +15,8 @@ from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, 
 from pytest_shmstate import census
 from pytest_shmstate.leak import Frame
 
+#: Nanoseconds between the record, which comes right before the call, and the entry.
+LATEST_BIRTH = 500_000_000
 FOLDER_PREFIX = "pytest-shmstate-"
 #: A ledger's file: the pid and the start time of the process that writes it. Other files in the folder are not read.
 FILE = re.compile(r"(\d+)\.(\d+)")
@@ -114,7 +116,7 @@ class Ledger:
     def maker(self, name: str, inode: int) -> Optional[Made]:
         """The last record of an entry being made that can be this one."""
         for made in reversed(self.made.get(name, ())):
-            if made.inode in (0, inode):
+            if made.inode == inode or (made.inode == 0 and _is_of_that_moment(name, made.at)):
                 return made
         return None
 
@@ -167,6 +169,12 @@ class Ledger:
             first = known.pop()
             at, parent = first.at, first.parent
         known.append(Begun(pid, start, parent, at, how, command))
+
+
+def _is_of_that_moment(name: str, at: int) -> bool:
+    """Whether what has the name now can be what was made then: names are taken over. True if the kernel cannot say."""
+    born = census.born(name)
+    return born is None or abs(born - at) < LATEST_BIRTH
 
 
 def new_folder() -> str:

@@ -74,7 +74,7 @@ class Wiring:
         else:
             self._run = Run.join(workerinput["shmstate_folder"])
         if not self._distributes:
-            recorder.write("worker", self._worker)
+            recorder.write(self._run.folder, "worker", self._worker)
 
     def close(self) -> None:
         """The process is done with pytest."""

@@ -65,6 +65,9 @@ def _next(found: Any) -> Iterable[Any]:
     if isinstance(found, types.FunctionType):
         # Its globals would lead to everything; what it closes over is its own.
         return [*(found.__closure__ or ()), *(found.__defaults__ or ())]
+    if isinstance(found, types.GeneratorType):
+        # Before 3.11 the collector shows the frame; since then, what is in it.
+        return list(found.gi_frame.f_locals.values()) if found.gi_frame is not None else ()
     # The collector passes over keys that are text, and over containers of nothing but plain values.
     if type(found) is dict:
         return [*found.keys(), *found.values()]

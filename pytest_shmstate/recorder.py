@@ -96,13 +96,13 @@ def unlisten(records: list[tuple[object, ...]]) -> None:
     _listeners[:] = [other for other in _listeners if other is not records]
 
 
-def write(*record: object) -> None:
-    """Append a record to every ledger; ``t`` and ``pid`` are put after its first word. Never raises OSError."""
+def write(folder: str, *record: object) -> None:
+    """Append a record to one ledger; ``t`` and ``pid`` are put after its first word. Never raises OSError."""
     me = get_ident()
     outermost = me not in _busy
     _busy.add(me)
     try:
-        _write((record[0], _now(), _pid, *record[1:]), _folders)
+        _write((record[0], _now(), _pid, *record[1:]), (folder,))
     finally:
         if outermost:
             _busy.discard(me)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from multiprocessing import resource_tracker, util
 from multiprocessing.shared_memory import SharedMemory
 from time import monotonic, sleep  # by name: a test may put another clock into the module
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import psutil
 
@@ -168,6 +168,11 @@ def _remove_sysv(shmid: int) -> None:
 
 def _end(pid: int) -> str:
     """End a process and all that came from it: asked first, then killed."""
+    pool = _pool_of(pid)
+    if pool is not None:
+        # It waits for its processes at exit, and one that is ended in the middle of its work leaves it waiting for ever.
+        pool.terminate()
+        return "ended (with its multiprocessing.Pool)"
     try:
         first = psutil.Process(pid)
         family = [first, *first.children(recursive=True)]
@@ -180,6 +185,15 @@ def _end(pid: int) -> str:
         _signal(one, "kill")
     _wait(alive)
     return "ended (SIGKILL)" if alive else "ended (SIGTERM)"
+
+
+def _pool_of(pid: int) -> Optional[Any]:
+    """The living ``multiprocessing.Pool`` of this process whose worker that is."""
+    for one in gc.get_objects():
+        is_pool = any(base.__name__ == "Pool" and base.__module__.endswith(".pool") for base in type(one).__mro__)
+        if is_pool and any(process.pid == pid for process in getattr(one, "_pool", None) or ()):
+            return one
+    return None
 
 
 def _wait(family: List[psutil.Process]) -> List[psutil.Process]:

@@ -24,8 +24,8 @@ from multiprocessing.shared_memory import SharedMemory
 from pytest_shmstate import recorder
 from pytest_shmstate.run import Run
 run = Run.begin()
-recorder.write("worker", "main")
-recorder.write("test", "test_it.py::test_killed", "test_it.py", 3, 1)
+recorder.write(run.folder, "worker", "main")
+recorder.write(run.folder, "test", "test_it.py::test_killed", "test_it.py", 3, 1)
 segment = SharedMemory(sys.argv[1], create=True, size=4096)
 resource_tracker.unregister("/" + sys.argv[1], "shared_memory")
 print(run.folder, flush=True)
