@@ -108,6 +108,8 @@ def main(
 ) -> None:
     """The body of a worker process. A fork is given the ``handlers`` that were replaced while it started."""
     os.setsid()
+    # A fork server hands on what was blocked when it was started, by whoever in the process was the first to need it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     for number, handler in handlers.items():
         signal.signal(number, handler)
     leave = _Leave(Held(lifeline))
