@@ -21,7 +21,7 @@ FOLDER_PREFIX = "pytest-shmstate-"
 #: A ledger's file: the pid and the start time of the process that writes it. Other files in the folder are not read.
 FILE = re.compile(r"(\d+)\.(\d+)")
 #: How lines begin that are of use only to who asks for the name in them.
-OF_NAMES = (b"('made'", b"('seen'")
+OF_NAMES = (b"('made'", b"('seen'", b"('gone'")
 FOLDER = re.compile(re.escape(FOLDER_PREFIX) + r"(\d+)\.(\d+)\.(\d+)\.")
 
 
@@ -69,6 +69,8 @@ class Ledger:
         self.made: Dict[str, List[Made]] = {}
         #: (name, inode) -> pids that mapped it without having made it.
         self.seen: Dict[Tuple[str, int], List[int]] = {}
+        #: Name -> when it was last removed, or given up.
+        self.gone: Dict[str, int] = {}
         #: Records of other kinds, by their first word: (t, pid, rest).
         self.others: Dict[str, List[Tuple[int, int, Tuple[Any, ...]]]] = {}
 
@@ -102,6 +104,8 @@ class Ledger:
             pids = self.seen.setdefault((name, inode), [])
             if pid not in pids:
                 pids.append(pid)
+        elif word == "gone":
+            self.gone[rest[0]] = max(at, self.gone.get(rest[0], 0))
         else:
             self.others.setdefault(word, []).append((at, pid, tuple(rest)))
 
@@ -116,9 +120,17 @@ class Ledger:
     def maker(self, name: str, inode: int) -> Optional[Made]:
         """The last record of an entry being made that can be this one."""
         for made in reversed(self.made.get(name, ())):
-            if made.inode == inode or (made.inode == 0 and _is_of_that_moment(name, made.at)):
+            if made.inode == inode or (made.inode == 0 and self._may_be(name, made.at)):
                 return made
         return None
+
+    def _may_be(self, name: str, at: int) -> bool:
+        """Whether what has the name now can be what was made then: a name that was given up may be another's by now.
+
+        By the entry's birth, where the kernel tells it.
+        """
+        born = census.born(name)
+        return self.gone.get(name, 0) < at and (born is None or abs(born - at) < LATEST_BIRTH)
 
     def lineage(self, pid: int, at: Optional[int] = None) -> List[int]:
         """``pid`` and what it came from, oldest last. Living processes that keep no ledger are asked of the kernel."""
@@ -139,6 +151,9 @@ class Ledger:
             self.made = {name: made for name, made in self.made.items() if census.look(name)}
         if len(self.seen) > most:
             self.seen = {(name, inode): pids for (name, inode), pids in self.seen.items() if census.look(name)}
+
+        if len(self.gone) > most:
+            self.gone = {name: at for name, at in self.gone.items() if name in self.made}
 
     def _new_lines(self, path: str) -> Iterator[bytes]:
         offset = self._offsets.get(path, 0)
@@ -169,12 +184,6 @@ class Ledger:
             first = known.pop()
             at, parent = first.at, first.parent
         known.append(Begun(pid, start, parent, at, how, command))
-
-
-def _is_of_that_moment(name: str, at: int) -> bool:
-    """Whether what has the name now can be what was made then: names are taken over. True if the kernel cannot say."""
-    born = census.born(name)
-    return born is None or abs(born - at) < LATEST_BIRTH
 
 
 def new_folder() -> str:

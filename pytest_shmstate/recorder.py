@@ -15,6 +15,7 @@ appended in one write. No file is kept open, since test suites count descriptors
     ("begin", t, pid, start, parent, how, command)     this process runs; ``parent`` is the nearest that keeps a ledger
     ("made", t, pid, how, name, inode, frames, thread) it made that entry; inode 0: not known yet
     ("seen", t, pid, name, inode)                      it mapped an entry that it had not made
+    ("gone", t, pid, name)                             it removes the name, or gives it up by renaming
 """
 
 from __future__ import annotations
@@ -266,7 +267,15 @@ def _on_link(source: str, target: str, *_rest: object) -> None:
         _made("link", name, _stat(source).st_ino)
 
 
+def _on_remove(path: str, *_rest: object) -> None:
+    name = _entry(path)
+    if name is not None:
+        _inodes.pop(name, None)
+        _tell(("gone", _now(), _pid, name))
+
+
 def _on_rename(source: str, target: str, *_rest: object) -> None:
+    _on_remove(source)
     name = _entry(target)
     if name is not None:
         _made("rename", name, _lstat(source).st_ino)
@@ -338,6 +347,8 @@ _HANDLERS: dict[str, Callable[..., None]] = {
     "mmap.__new__": _on_mmap,
     "os.link": _on_link,
     "os.rename": _on_rename,
+    "os.remove": _on_remove,
+    "os.rmdir": _on_remove,
     "os.mkdir": _on_mkdir,
     "os.symlink": _on_symlink,
     "socket.bind": _on_bind,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sqlite3
@@ -17,7 +18,7 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 
-from pytest_shmstate import recorder
+from pytest_shmstate import census, recorder
 from pytest_shmstate.ledger import Ledger, Made, abandoned, pid_namespace, remove_folder
 from pytest_shmstate.run import Run
 
@@ -357,6 +358,74 @@ def test_the_record_that_fits_the_inode_is_the_makers(run: Run, name: str) -> No
 
     found = [ledger.maker(name, inode) for inode in (first, second, first + second)]
     assert [record.inode if record else None for record in found] == [first, second, None]
+
+
+def by_unlink(path: str) -> None:
+    os.unlink(path)
+
+
+def by_renaming(path: str) -> None:
+    os.rename(path, path + ".elsewhere")
+    os.unlink(path + ".elsewhere")
+
+
+@pytest.mark.parametrize("give_up", [by_unlink, by_renaming, os.remove])
+def test_a_name_that_was_given_up_is_not_the_makers_any_more(
+    give_up: Callable[[str], None], run: Run, name: str
+) -> None:
+    by_open(name)
+    give_up(f"/dev/shm/{name}")
+    recorder.keep(())
+    by_open(name)  # somebody else, at once
+    recorder.keep((run.folder,))
+
+    found = read(run).maker(name, os.stat(f"/dev/shm/{name}").st_ino)
+
+    remove(name)
+    assert found is None
+
+
+def test_a_folder_that_was_removed_is_not_the_makers_any_more(run: Run, name: str) -> None:
+    by_mkdir(name)
+    (Path("/dev/shm") / name / "file").touch()
+    shutil.rmtree(f"/dev/shm/{name}")
+    recorder.keep(())
+    by_mkdir(name)
+    recorder.keep((run.folder,))
+
+    found = read(run).maker(name, os.stat(f"/dev/shm/{name}").st_ino)
+
+    remove(name)
+    assert found is None
+
+
+def test_a_name_that_is_made_once_more_is_the_makers_again(run: Run, name: str) -> None:
+    by_open(name)
+    remove(name)
+    by_open(name)
+
+    found = read(run).maker(name, os.stat(f"/dev/shm/{name}").st_ino)
+
+    remove(name)
+    assert found is not None
+
+
+def test_what_was_born_long_after_the_record_is_not_of_the_record(
+    run: Run, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_open(name)
+    ledger, inode = read(run), os.stat(f"/dev/shm/{name}").st_ino
+    born = census.born(name)
+    remove(name)
+    if born is None:
+        pytest.skip("the kernel keeps no birth times here")
+
+    makers = []
+    for late in (0, 10**9, -(10**9)):
+        monkeypatch.setattr(census, "born", lambda _, late=late: born + late)
+        makers.append(ledger.maker(name, inode))
+
+    assert [maker is None for maker in makers] == [False, True, True]
 
 
 def test_a_pid_that_is_anothers_by_now_has_not_the_lineage_of_the_first(run: Run) -> None:
