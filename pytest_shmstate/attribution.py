@@ -130,6 +130,11 @@ class Attribution:
         """Whether the process is one of those that serve a whole interpreter. What a fork server forks is not."""
         return bool(is_service(census.command_of(pid))) and not _is_fork(self._ledger.process(pid))
 
+    def outlived_its_process(self, pid: int) -> bool:
+        """Whether the process is a service of an interpreter that has ended: it will clean up, and end."""
+        parent = census.environment(pid, recorder.PARENT) or ""
+        return self.serves(pid) and census.at_work(pid) and parent.isdigit() and not census.at_work(int(parent))
+
     def is_stranger(self, pid: int) -> bool:
         """Whether the process surely has nothing to do with this run: it is there to be asked, and says so."""
         if census.process(pid) is None or pid in self._ledger.begun or self._pid in self._ledger.lineage(pid):

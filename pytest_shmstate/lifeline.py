@@ -59,6 +59,7 @@ class Held:
     def __init__(self, far_end: Connection) -> None:
         # Opened anew: what is forked with an end shares its settings, among them who gets which signal.
         self._files: List[int] = []
+        self._inode = os.fstat(far_end.fileno()).st_ino
         with suppress(OSError):  # no /proc: a safety net less
             for number in _SIGNALS:
                 file = os.open(f"/proc/self/fd/{far_end.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
@@ -70,8 +71,10 @@ class Held:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the first process is gone."""
+        """Whether the first process is gone. False if what this held was closed, as code that makes daemons does."""
         poll = select.poll()
         for file in self._files:
-            poll.register(file, 0)
+            with suppress(OSError):
+                if os.fstat(file).st_ino == self._inode:
+                    poll.register(file, 0)
         return any(event & select.POLLHUP for _, event in poll.poll(0))

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set,
 from pytest_shmstate import census, reach, recorder
 from pytest_shmstate.attribution import Attribution, Found, inode_of
 from pytest_shmstate.known import is_process_wide
-from pytest_shmstate.leak import DIRECTORY, PROCESS, SEMAPHORE, SYSV, Owner
+from pytest_shmstate.leak import DIRECTORY, PROCESS, SEGMENT, SEMAPHORE, SYSV, Owner
 from pytest_shmstate.ledger import Ledger
 from pytest_shmstate.notices import UNSAID, Notices
 from pytest_shmstate.timeline import Span, Timeline
@@ -29,6 +29,8 @@ MOST_STRANGE = 10_000
 MANAGERS = os.path.join("multiprocessing", "managers.py")
 MADE_FOR_MANAGER = ("SharedMemory", "ShareableList")
 FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
+#: What a resource tracker gets whose process has ended, in seconds.
+TRACKER_PATIENCE = 10.0
 
 
 class Watch:
@@ -249,9 +251,9 @@ class Watch:
 
     def _wait(self, due: List[Found]) -> List[Found]:
         """Leave time to processes that are ending, and to those that clean up after others."""
-        deadline = monotonic() + self.grace
+        began = monotonic()
         pause = FIRST_PAUSE
-        while due and monotonic() < deadline and self._may_go(due):
+        while due and (self._may_go(due) if monotonic() < began + self.grace else self._is_being_cleaned(due, began)):
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             due = self._still_there(due)
@@ -265,6 +267,12 @@ class Watch:
         mine = set(census.children(self.pid))
         waiting = {pid for pid in mine if self._attribution.serves(pid)}
         return any(pid not in waiting and census.at_work(pid) for pid in {*mine, *self._attribution.relatives()})
+
+    def _is_being_cleaned(self, due: List[Found], began: float) -> bool:
+        """Whether a tracker's turn has come: nobody but it removes these, and how soon is up to the machine's load."""
+        if monotonic() > began + TRACKER_PATIENCE or not any(found.kind in (SEGMENT, SEMAPHORE) for found in due):
+            return False
+        return any(self._attribution.outlived_its_process(pid) for pid in self._attribution.relatives())
 
 
 def _nothing() -> None:

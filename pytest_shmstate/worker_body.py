@@ -114,6 +114,7 @@ def main(
         signal.signal(number, handler)
     leave = _Leave(Held(lifeline))
     signal.signal(signal.SIGTERM, leave)
+    os.register_at_fork(after_in_child=leave.make_up)
     if leave.lifeline.is_cut:  # before it was held
         sys.exit(128 + signal.SIGTERM)
     _outgoing[:] = [Outgoing(pipe)]
@@ -134,6 +135,11 @@ class _Leave:
             for process in kinship.family([me.process]) if me else ():
                 kinship.send(process, signal.SIGTERM)
         sys.exit(128 + signum)
+
+    def make_up(self) -> None:
+        """In a fork: Python forgets the signals that reach one before it is set up; this one comes only once."""
+        if self.lifeline.is_cut:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _report(order: Union[Order, SealedOrder], outgoing: Outgoing) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 
@@ -19,6 +20,7 @@ from pytest_shmstate.leak import Owner
 from pytest_shmstate.run import Run
 from pytest_shmstate.timeline import Span
 from pytest_shmstate.watch import Watch
+from tests.core.children import has_ended, until
 
 
 @pytest.fixture
@@ -187,3 +189,54 @@ def test_waiting_ends_at_once_when_nothing_can_change_any_more(run: Run) -> None
     os.unlink(f"/dev/shm/{name}")
     assert [one.name for one in found] == [name]
     assert took < 15
+
+
+LEAVING_ALL_TO_THE_TRACKER = """if True:
+    import os, signal
+    from multiprocessing import resource_tracker
+    from multiprocessing.shared_memory import SharedMemory
+    segment = SharedMemory(create=True, size=10)
+    print(segment.name.lstrip("/"), resource_tracker._resource_tracker._pid, flush=True)
+    os.kill(resource_tracker._resource_tracker._pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, resource_tracker._resource_tracker._pid, os.WSTOPPED | os.WNOWAIT)
+    os._exit(0)
+"""
+
+
+def leave_all_to_the_tracker() -> Tuple[str, int]:
+    args = [sys.executable, "-W", "ignore", "-c", LEAVING_ALL_TO_THE_TRACKER]
+    program = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert program.stdout is not None
+    with program.stdout:  # not to its end: the tracker has it as well
+        name, tracker = program.stdout.readline().split()
+    assert program.wait() == 0
+    return name.decode(), int(tracker)
+
+
+def test_a_tracker_that_is_slow_to_clean_up_is_waited_for_beyond_the_grace(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Watch(run.folder, Owner("session", "the run"), 0.0)
+    span = turn(hasty, "t")
+    name, tracker = leave_all_to_the_tracker()
+    monkeypatch.setattr("pytest_shmstate.watch.sleep", lambda _: os.kill(tracker, signal.SIGCONT))
+
+    found = end(hasty, span)
+
+    hasty.close()
+    assert found == []
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+def test_a_tracker_that_never_does_is_not_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_shmstate.watch.TRACKER_PATIENCE", 0.1)
+    hasty = Watch(run.folder, Owner("session", "the run"), 0.0)
+    span = turn(hasty, "t")
+    name, tracker = leave_all_to_the_tracker()
+
+    found = end(hasty, span)
+
+    os.kill(tracker, signal.SIGCONT)
+    until(lambda: has_ended(tracker))
+    hasty.close()
+    assert [one.name for one in found] == [name]

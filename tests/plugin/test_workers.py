@@ -851,6 +851,41 @@ def test_a_worker_whose_process_is_gone_before_it_starts_does_not_run() -> None:
         end.close()
 
 
+def test_a_fork_of_a_worker_that_comes_too_late_to_be_told_is_told_as_well() -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    lifeline = Lifeline()
+    order = worker_body.Order(bodies.fork_once_its_process_is_gone, (), {})
+    process = context.Process(target=worker_body.main, args=(order, theirs, lifeline.far_end, {}))
+    process.start()
+    assert ours.poll(30)  # it is ready
+
+    lifeline.let_go()
+    process.join()
+
+    assert process.exitcode == 1
+    for end in (ours, theirs, process, lifeline):
+        end.close()
+
+
+def test_a_lifeline_whose_files_were_closed_is_not_taken_for_what_has_their_numbers_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifeline_module, "_SIGNALS", (signal.SIGCONT,))
+    lifeline = Lifeline()
+    held = Held(lifeline.far_end)
+    reader, writer = os.pipe()
+    os.dup2(reader, held._files[0])
+    os.close(writer)
+
+    was_cut = held.is_cut
+
+    for file in (reader, *held._files):
+        os.close(file)
+    lifeline.close()
+    assert not was_cut
+
+
 def test_both_sides_of_a_lifeline_keep_no_more_descriptors_than_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifeline_module, "_SIGNALS", (signal.SIGCONT,))  # for this process, which goes on
     before = open_files()
