@@ -1,6 +1,7 @@
 """Tests that leak on purpose: ``--shmstate-selftest`` runs them, and each has to be named for what it left.
 
 A canary's name says what it leaves and where: ``test_KIND_in_PLACE``. Beside each stands a neighbour that leaves nothing.
+What each leaves is written down in a file as well, which the environment names: what goes unseen must not stay either.
 """
 
 from __future__ import annotations
@@ -16,43 +17,68 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-HOLD = 1 << 16
+from pytest_shmstate import census
+
+#: The variable that names the file; its lines are ``entry NAME``, ``sysv SHMID`` and ``process PID START``.
+LEFT = "PYTEST_SHMSTATE_CANARIES"
 IPC_PRIVATE, IPC_CREAT = 0, 0o1000
 _kept: List[Any] = []
 
 
+def _tell(*what: object) -> None:
+    # One write, so that what others tell at the same time stands beside it, not in it.
+    fd = os.open(os.environ[LEFT], os.O_WRONLY | os.O_APPEND)
+    os.write(fd, (" ".join(map(str, what)) + "\n").encode())
+    os.close(fd)
+
+
 def leave_segment() -> None:
-    SharedMemory(create=True, size=4096).close()
+    segment = SharedMemory(create=True, size=4096)
+    _tell("entry", segment.name)
+    segment.close()
 
 
 def leave_semaphore() -> None:
-    _kept.append(multiprocessing.get_context("spawn").Semaphore(1))
+    semaphore: Any = multiprocessing.get_context("spawn").Semaphore(1)
+    _tell("entry", "sem." + semaphore._semlock.name.lstrip("/"))  # noqa: SLF001 - it has no other
+    _kept.append(semaphore)
 
 
 def leave_file() -> None:
-    with open(_path(), "wb") as file:
+    path = _path()
+    _tell("entry", os.path.basename(path))
+    with open(path, "wb") as file:
         file.write(b"left")
 
 
 def leave_directory() -> None:
-    os.mkdir(_path())
+    path = _path()
+    _tell("entry", os.path.basename(path))
+    os.mkdir(path)
 
 
 def leave_sysv() -> None:
-    if ctypes.CDLL(None, use_errno=True).shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0o600) < 0:
+    shmid = ctypes.CDLL(None, use_errno=True).shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0o600)
+    if shmid < 0:
         raise OSError(ctypes.get_errno(), "shmget")
+    _tell("sysv", shmid)
 
 
 def leave_process() -> None:
     # It ends by itself, should nobody look for it.
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdin=subprocess.DEVNULL)
+    itself = census.process(process.pid)
+    if itself is not None:
+        _tell("process", itself.pid, itself.start)
 
 
 def leave_segment_by_c() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.shm_open(os.path.basename(_path()).encode(), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    name = os.path.basename(_path())
+    fd = libc.shm_open(name.encode(), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     if fd < 0:
         raise OSError(ctypes.get_errno(), "shm_open")
+    _tell("entry", name)
     os.close(fd)
 
 

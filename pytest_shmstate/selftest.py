@@ -7,17 +7,20 @@ works in this place: what goes unseen here would go unseen in the project's own 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import pytest
 
-from pytest_shmstate import canaries
+from pytest_shmstate import canaries, census, verdict
 
 #: For all canaries together, in seconds; they take some ten.
 PATIENCE = 300.0
@@ -38,7 +41,12 @@ def main(config: pytest.Config) -> int:
     _say("shmstate selftest")
     with tempfile.TemporaryDirectory(prefix="shmstate-selftest-") as folder:
         shutil.copy(canaries.__file__, Path(folder, TEST_FILE))
-        ended = _run(Path(folder), getattr(config.option, "numprocesses", None))
+        left = Path(folder, "left")
+        left.touch()
+        try:
+            ended = _run(Path(folder), getattr(config.option, "numprocesses", None), left)
+        finally:
+            _remove(left.read_text("utf-8").splitlines())
         report = Path(folder, "report.json")
         document = json.loads(report.read_text("utf-8")) if report.exists() else None
     if document is None:
@@ -59,7 +67,21 @@ def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def _run(folder: Path, processes: Optional[object]) -> subprocess.CompletedProcess[str]:
+def _remove(left: Sequence[str]) -> None:
+    """Remove what the canaries told of and is still there: what went unseen."""
+    for line in left:
+        what, name, *start = line.split()
+        with suppress(OSError):
+            if what == "process" and census.runs(int(name), int(start[0])):
+                os.kill(int(name), signal.SIGKILL)
+            elif what == "sysv":
+                verdict.remove_sysv(int(name))
+            elif what == "entry":
+                path = Path(census.SHM_DIR, name)
+                path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _run(folder: Path, processes: Optional[object], left: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "pytest_shmstate", "-p", "no:cacheprovider", "-v", "-rA"]
     command += ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), "--shmstate-leaks=error"]
     command += [f"--shmstate-report={folder / 'report.json'}", "-W", "ignore", TEST_FILE]
@@ -68,6 +90,7 @@ def _run(folder: Path, processes: Optional[object]) -> subprocess.CompletedProce
     return subprocess.run(  # noqa: S603 - our own command
         command,
         cwd=str(folder),
+        env={**os.environ, canaries.LEFT: str(left)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

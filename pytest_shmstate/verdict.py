@@ -121,7 +121,7 @@ def remove(found: Found) -> str:
         if found.kind == PROCESS:
             return _end(found.pid)
         if found.kind == SYSV:
-            _remove_sysv(found.mark)
+            remove_sysv(found.mark)
         elif found.kind == DIRECTORY:
             shutil.rmtree(os.path.join(census.SHM_DIR, found.name))
         else:
@@ -159,7 +159,8 @@ def _unlink_of_object(found: Found) -> Optional[Callable[[], object]]:
     return None
 
 
-def _remove_sysv(shmid: int) -> None:
+def remove_sysv(shmid: int) -> None:
+    """Mark a System V segment for removal: it goes with the last that has it attached."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.shmctl(shmid, IPC_RMID, None) != 0:
         number = ctypes.get_errno()

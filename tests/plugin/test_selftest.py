@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import List
 
+import pytest
+
+from pytest_shmstate import canaries, census, selftest
+from tests.core.children import until
 from tests.plugin.conftest import Judge
 from tests.plugin.matrix import FAILED, PASSED, ROOT
 
@@ -24,6 +32,11 @@ def test_it_fails_where_children_keep_no_ledger_and_names_what_went_unseen(judge
     blind = tmp_path / "blind"
     shutil.copytree(ROOT / "pytest_shmstate", blind / "pytest_shmstate", ignore=shutil.ignore_patterns("__pycache__"))
     (blind / "pytest_shmstate/shim/sitecustomize.py").write_text("")
+    # What it makes is to be told from what another selftest makes beside it.
+    file = blind / "pytest_shmstate/canaries.py"
+    file.write_text(
+        file.read_text("utf-8").replace("shmstate-canary-", "shmstate-canary-blind-").replace("4096", "4321")
+    )
 
     path = f"{tmp_path}/run0/told:{blind}:{ROOT}"
     judged = judge({}, "--shmstate-selftest", report=False, env={"PYTHONPATH": path})
@@ -33,9 +46,23 @@ def test_it_fails_where_children_keep_no_ledger_and_names_what_went_unseen(judge
     assert ("test_in_child[spawn-segment]", "segment") in wrong, judged.output
     assert ("test_in_subprocess[file]", "file") in wrong, judged.output
     assert not [test for test, _ in wrong if "fork-" in test or test.startswith("test_here")]
-    clean_up_after_canaries()
+    left: List[object] = [str(entry) for entry in Path("/dev/shm").glob("shmstate-canary-blind-*")]
+    assert left + [segment for segment in census.sysv(census.sysv_table()).values() if segment.size == 4321] == []
 
 
-def clean_up_after_canaries() -> None:
-    for entry in Path("/dev/shm").glob("shmstate-canary-*"):
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+@pytest.mark.parametrize("kind", canaries.KINDS)
+def test_what_a_canary_leaves_and_nobody_sees_is_removed_by_what_it_told(kind: str, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    told.touch()
+    program = "import sys; from pytest_shmstate import canaries; canaries._in_child(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, kind], env={**os.environ, canaries.LEFT: str(told)}, check=True)
+
+    selftest._remove(told.read_text("utf-8").splitlines())
+
+    what, name, *start = told.read_text("utf-8").split()
+    if what == "process":
+        until(lambda: not census.runs(int(name), int(start[0])))
+    elif what == "sysv":
+        assert int(name) not in census.sysv(census.sysv_table())
+    else:
+        assert not Path("/dev/shm", name).exists()
