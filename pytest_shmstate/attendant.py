@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import gc
 import os
+import sys
 import types
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 import pytest
 
@@ -28,9 +29,6 @@ class ActiveFixture:
 
     fixturedef: Any
     span: Span
-    #: The globals of the test's module, before; and those that its setup bound, as ``setup_module`` does.
-    before: Dict[str, int]
-    bound: List[Any]
 
 
 class Attendant:
@@ -47,7 +45,6 @@ class Attendant:
         self._fixtures: List[ActiveFixture] = []
         self._item: Optional[pytest.Item] = None
         self._span: Optional[Span] = None
-        self._item_settings: Dict[int, Settings] = {}
         self._last: Tuple[str, int] = ("", 0)
         self.tests = 0
 
@@ -113,8 +110,7 @@ class Attendant:
             worker=self._worker,
             attempt=1 if wide else self._last[1],
         )
-        before = self._globals() if wide else {}
-        active = ActiveFixture(fixturedef, self.watch.timeline.enter(owner), before, [])
+        active = ActiveFixture(fixturedef, self.watch.timeline.enter(owner))
         self._fixtures.append(active)
         if wide:
             recorder.write(self._run.folder, "fixture", owner.name, owner.scope, owner.file, owner.line, nodeid)
@@ -125,8 +121,6 @@ class Attendant:
         wide = active.fixturedef.scope != "function"
         if wide:
             self.watch.attend()
-            names = [name for name, mark in self._globals().items() if active.before.get(name) != mark]
-            active.bound = [vars(self._module())[name] for name in names]
         self.watch.timeline.leave(active.span)
         if wide:
             recorder.write(self._run.folder, "rest")
@@ -233,28 +227,13 @@ class Attendant:
             cached = getattr(active.fixturedef, "cached_result", None)
             if cached is not None:
                 yield active.span, cached[0]
-            yield active.span, active.bound
-            if active.fixturedef.scope == "module" and (cached is None or cached[0] is None):
-                yield from self._globals_of(active.span)
             if active.fixturedef.scope == "class" and getattr(self._item, "cls", None) is not None:
                 # setUpClass and the like keep what they make in the class.
                 yield active.span, self._item.cls  # type: ignore[union-attr]
-
-    def _globals_of(self, span: Span) -> Iterable[Tuple[Span, Any]]:
-        """Globals of the test's module that have something of the span's: what ``setup_module`` filled is its own."""
-        known = [reach.names_entry(found.name) for found in self.watch.pending_of(span)]
-        for name in self._globals() if known else ():
-            thing = vars(self._module())[name]
-            if any(reach.leads_to(thing, is_it) for is_it in known):
-                yield span, thing
-
-    def _module(self) -> Any:
-        return getattr(self._item, "module", None)
-
-    def _globals(self) -> Dict[str, int]:
-        """Of the test's module: name -> which object. Not Python's own and pytest's: a loader leads to everything."""
-        there = vars(self._module()).items() if self._module() is not None else ()
-        return {name: id(thing) for name, thing in there if not name.startswith(("__", "@"))}
+            if active.fixturedef.scope != "function":
+                # What setup_module fills, or a fixture that has no value empties when it ends.
+                for thing in reach.named_by(active.fixturedef.func, verdict.is_the_users):
+                    yield active.span, thing
 
     def _release(self) -> None:
         """Let go: pytest keeps a test's arguments and instance longer than the test; what they hold is no leak."""
@@ -264,6 +243,9 @@ class Attendant:
                 one.source = None
         if hasattr(builtins, "_") and not callable(builtins._):
             del builtins._  # what a doctest showed last
+        for name in ("last_exc", "last_value", "last_traceback"):
+            if hasattr(sys, name):
+                delattr(sys, name)  # of a test that failed, maybe as was expected; it keeps what that had in its frames
         item = self._item
         if item is None:
             return

@@ -7,10 +7,13 @@ everything can be reached.
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
 import types
 import weakref
-from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Set, Tuple
+from contextlib import suppress
+from typing import Any, Callable, Dict, FrozenSet, Iterable, Iterator, List, Optional, Set, Tuple
 
 #: Beyond this many objects the search gives up, and what it looks for counts as not found.
 MOST_OBJECTS = 200_000
@@ -74,6 +77,50 @@ def _next(found: Any) -> Iterable[Any]:
     if type(found) in (list, tuple, set, frozenset):
         return list(found)
     return gc.get_referents(found)
+
+
+def named_by(function: Any, is_followed: Callable[[str], bool]) -> Iterator[Any]:
+    """What a function's code can lay hands on: what it closes over, globals that it names, and attributes of these.
+
+    So far as their files are followed, functions among these are asked as well: a fixture may leave its work to another.
+    """
+    known: Set[int] = set()
+    waiting = [function]
+    while waiting:
+        one = inspect.unwrap(waiting.pop())
+        one = one.func if isinstance(one, functools.partial) else one
+        one = one.__func__ if isinstance(one, types.MethodType) else one
+        if not isinstance(one, types.FunctionType) or id(one) in known:
+            continue
+        known.add(id(one))
+        for thing in _named_by_one(one):
+            yield thing
+            code = getattr(getattr(thing, "__func__", thing), "__code__", None)
+            if code is not None and is_followed(code.co_filename):
+                waiting.append(thing)
+
+
+def _named_by_one(function: types.FunctionType) -> Iterator[Any]:
+    yield from _contents(function.__closure__)
+    names = set(_names(function.__code__))
+    things = [function.__globals__[name] for name in names if name in function.__globals__]
+    yield from things
+    for thing in things:
+        if isinstance(thing, (types.ModuleType, type)):
+            yield from (vars(thing)[name] for name in names if name in vars(thing))
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _contents(cells: Optional[Iterable[Any]]) -> Iterator[Any]:
+    for cell in cells or ():
+        with suppress(ValueError):  # empty: its variable is not bound yet, or not any more
+            yield cell.cell_contents
 
 
 def names_entry(name: str) -> Callable[[Any], bool]:

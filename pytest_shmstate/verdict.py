@@ -97,11 +97,15 @@ def verdict_of(span: Span, is_held: bool) -> str:
     return HELD if is_held else ORPHAN
 
 
+def is_the_users(file: str) -> bool:
+    """Whether the code in that file is neither the standard library nor installed."""
+    return not file.startswith("<") and not os.path.abspath(file).startswith(NOT_THE_USERS)
+
+
 def line_to_look_at(stack: Sequence[Frame], owner: Owner) -> Optional[Frame]:
     """The innermost line of the user's own code, or where the owner is defined."""
     for frame in reversed(stack):
-        path = os.path.abspath(frame.file)
-        if not frame.file.startswith("<") and not path.startswith(NOT_THE_USERS):
+        if is_the_users(frame.file):
             return frame
     if owner.file:
         return Frame(owner.file, owner.line, owner.name.rpartition("::")[2])

@@ -297,3 +297,66 @@ def test_a_setup_that_fails_half_way_leaves_its_half_to_the_fixture(judge: Judge
     assert [(blame.owner, blame.thing, blame.line) for blame in judged.blames()] == [
         ("module fixture broken", "segment 61", 6)
     ]
+
+
+def test_what_a_fixture_without_a_value_cleans_up_at_its_end_is_its_own(judge: Judge) -> None:
+    judged = judge(
+        """
+    import pytest
+    from multiprocessing.shared_memory import SharedMemory
+
+    CACHE, OTHERS, POOL = {}, {}, None
+
+    def take(where, size):
+        if size not in where:
+            where[size] = SharedMemory(create=True, size=size)  # leaks: test_of_others, segment 71; \
+session fixture forgetting, segment 72, after test_z
+
+    @pytest.fixture(scope="session", autouse=True)
+    def cleaning():
+        yield
+        shut_down()
+
+    def shut_down():
+        for segment in CACHE.values():
+            segment.close()
+            segment.unlink()
+
+    @pytest.fixture(scope="session")
+    def forgetting():
+        yield
+        {}.update(FORGOTTEN)
+
+    FORGOTTEN = {}
+
+    def setup_module():
+        global POOL
+        POOL = {}
+
+    def teardown_module():
+        for segment in POOL.values():
+            segment.close()
+            segment.unlink()
+
+    def test_cached():
+        take(CACHE, 70)
+
+    def test_cached_again():
+        take(CACHE, 70)
+        take(CACHE, 69)
+
+    def test_of_others():
+        take(OTHERS, 71)
+
+    def test_forgotten(forgetting):
+        take(FORGOTTEN, 72)
+
+    def test_pool():
+        take(POOL, 73)
+
+    def test_z():
+        pass
+    """
+    )
+
+    judged.confirm()

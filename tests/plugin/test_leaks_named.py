@@ -266,3 +266,46 @@ def test_what_is_kept_by_pytest_alone_is_no_leak(judge: Judge) -> None:
     )
 
     judged.confirm(status=0)
+
+
+def test_what_an_expected_failure_keeps_is_let_go(judge: Judge) -> None:
+    judged = judge(
+        BOTH
+        + """
+    @pytest.mark.xfail
+    def test_expected_failure():
+        lock = multiprocessing.get_context("spawn").Lock()
+        assert not lock
+
+    @pytest.mark.skip(reason="what runs next looks at what the failure kept")
+    def test_skipped():
+        pass
+
+    def test_z():
+        pass
+    """
+    )
+
+    assert judged.status == 0, judged.output
+    assert judged.leaks == []
+
+
+def test_a_pool_that_leaks_is_ended_whole_and_does_not_keep_the_run_from_ending(judge: Judge) -> None:
+    judged = judge(
+        BOTH
+        + """
+    POOLS = []
+
+    def test_pool(leaves):  # leaks: test_pool[leaves], process
+        pool = multiprocessing.get_context("fork").Pool(1)
+        assert pool.apply(abs, (-1,)) == 1
+        POOLS.append(pool)
+        if not leaves:
+            pool.terminate()
+            pool.join()
+    """,
+        "--shmstate-grace=0.5",
+    )
+
+    judged.confirm()
+    assert [leak["fate"] for leak in judged.leaks] == ["ended (with its multiprocessing.Pool)"]

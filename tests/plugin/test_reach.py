@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import subprocess
 import sys
@@ -9,13 +10,14 @@ import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Dict, Iterator
 
 import pytest
 
 from pytest_shmstate import reach
 
 elsewhere: Any = None
+here = sys.modules[__name__]
 
 
 @pytest.fixture
@@ -153,3 +155,124 @@ def test_a_search_that_grows_too_large_finds_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(reach, "MOST_OBJECTS", 50)
 
     assert not reach.leads_to([segment, *map(str, range(100))], reach.names_entry(segment.name))
+
+
+cache: Dict[str, Any] = {}
+
+
+class Registry:
+    kept: Any = None
+
+    @classmethod
+    def empty(cls) -> None:
+        empty_the_cache()
+
+
+def empty_the_cache() -> None:
+    cache.clear()
+
+
+def names_it() -> None:
+    cache.clear()
+
+
+def names_it_in_what_it_defines() -> Callable[[], None]:
+    def defined() -> None:
+        cache.clear()
+
+    return defined
+
+
+def leaves_it_to_another() -> None:
+    empty_the_cache()
+
+
+def leaves_it_to_a_method() -> None:
+    Registry.empty()
+
+
+def names_it_through_a_module() -> None:
+    here.cache.clear()
+
+
+def names_it_in_a_class() -> None:
+    Registry.kept = None
+
+
+def closes_over(function: Callable[[], object]) -> Callable[[], object]:
+    @functools.wraps(function)
+    def wrapper() -> object:
+        return function()
+
+    return wrapper
+
+
+def defines_its_own() -> Dict[str, Any]:
+    return {"cache": "cache"}
+
+
+def is_followed(file: str) -> bool:
+    return file == __file__
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        names_it,
+        names_it_in_what_it_defines,
+        leaves_it_to_another,
+        leaves_it_to_a_method,
+        names_it_through_a_module,
+        names_it_in_a_class,
+        closes_over(names_it),
+        closes_over(leaves_it_to_another),
+        functools.partial(names_it),
+        Registry().empty,
+    ],
+)
+def test_what_a_functions_code_can_lay_hands_on_is_named_by_it(
+    function: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = SimpleNamespace(name="psm_1")
+    monkeypatch.setitem(cache, "1", kept)
+    monkeypatch.setattr(Registry, "kept", kept)
+
+    named = list(reach.named_by(function, is_followed))
+
+    assert any(reach.leads_to(thing, reach.names_entry("psm_1")) for thing in named)
+
+
+@pytest.mark.parametrize("function", [defines_its_own, closure_over(1), len, functools.partial(len), Registry, 1])
+def test_what_it_cannot_is_not(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cache, "1", SimpleNamespace(name="psm_1"))
+
+    named = list(reach.named_by(function, is_followed))
+
+    assert not any(reach.leads_to(thing, reach.names_entry("psm_1")) for thing in named)
+
+
+def test_code_of_others_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cache, "1", SimpleNamespace(name="psm_1"))
+
+    named = list(reach.named_by(leaves_it_to_another, lambda _: False))
+
+    assert named == [empty_the_cache]
+
+
+def test_functions_that_name_each_other_end() -> None:
+    assert names_itself in list(reach.named_by(names_itself, is_followed))
+
+
+def names_itself() -> None:
+    names_itself()
+
+
+def test_an_empty_cell_is_passed_over() -> None:
+    def function() -> object:
+        return later
+
+    named = list(reach.named_by(function, is_followed))
+
+    later = 1
+    assert function() == later
+    assert named == []
