@@ -34,7 +34,8 @@ class WorkerPool:
     A state machine has ``handle(message)`` and ``state()``. Its state is published as ``FLEET.WORKER`` after
     messages and every ``interval`` seconds, never more often than that; queries read it from shared memory.
 
-    ``start_method``   spawn (default), fork, forkserver. With spawn and forkserver the callables must pickle
+    ``start_method``   spawn (default), fork, forkserver. With spawn and forkserver the callables must pickle. A fork
+                       server that the pool is the first to need forks with SIGINT blocked, for others too
     ``restarts``       how often each worker that dies is started again, in the same segment. A machine with
                        ``restore(state)`` is given the last published state. Messages it had not handled are lost.
                        With spawn and forkserver a thread sees to it; with fork, which does not go with threads, it
