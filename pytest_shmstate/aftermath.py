@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set,
 
 from pytest_shmstate import census, recorder
 from pytest_shmstate.attribution import Found, inode_of
-from pytest_shmstate.known import is_service
+from pytest_shmstate.known import is_process_wide, is_service
 from pytest_shmstate.leak import PROCESS, SYSV, UNATTRIBUTED, Frame, Owner
 from pytest_shmstate.ledger import Begun, Ledger
 from pytest_shmstate.timeline import Span
@@ -143,7 +143,7 @@ class Aftermath:
 
     def _is_in_use(self, found: Found) -> bool:
         """This process, or what it started, still has it: then it is not over yet, and nobody will see the end."""
-        if found.kind in (PROCESS, SYSV):
+        if found.kind in (PROCESS, SYSV) or is_process_wide(found.name):
             return True
         entry = census.look(found.name)
         mine = [self._pid, *census.descendants(self._pid)]

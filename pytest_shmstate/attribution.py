@@ -4,9 +4,9 @@ First hit wins:
 
     1  the ledger: a process wrote down that it made it, and comes from this one
     2  the kernel: fanotify says which process made it
-    3  a pid in its name, of a process that comes from this one: only of what serves the whole process, and is due with it
 
-Who holds it is told, and proves nothing: one may hold what another made. So may a pid in a name be of another namespace.
+Who holds it is told, and proves nothing: one may hold what another made. So does a pid in its name: another pid namespace
+has the same.
 A process belongs to the span in which the outermost process on the way down to it was started, so a fixture's pool
 answers for all that its workers make. What none of this explains is left to the end of the run, and is never touched.
 """
@@ -14,7 +14,6 @@ answers for all that its workers make. What none of this explains is left to the
 from __future__ import annotations
 
 import os
-import re
 import threading
 from dataclasses import dataclass
 from time import monotonic_ns  # by name: a test may put another clock into the module
@@ -27,8 +26,6 @@ from pytest_shmstate.ledger import Begun, Ledger, Made
 from pytest_shmstate.notices import SOMEBODY_ELSE
 from pytest_shmstate.timeline import Span, Timeline
 
-#: Names of what serves a whole process, with the pid of that process in them.
-PID_IN_NAME = re.compile(r"(?:sem\.loky|joblib_memmapping_folder)[-_](\d+)[-_]")
 #: How a record says that something was made -> its kind, where that says more than the file itself.
 KIND_BY_HOW = {"open": FILE, "sqlite3": FILE, "bind": FILE, "symlink": FILE, "semaphore": SEMAPHORE}
 
@@ -82,7 +79,7 @@ class Attribution:
 
     def entry(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
         """Whose entry of /dev/shm it is; None: not ours. ``span``: now; ``pid``: what the kernel said of its maker."""
-        return self._by_ledger(entry, pid) or self._by_pid(entry, span, pid)
+        return self._by_ledger(entry, pid) or self._by_kernel(entry, span, pid)
 
     def segment(self, segment: census.SysV, span: Span) -> Optional[Found]:
         """Whose System V segment it is; the kernel keeps its maker's pid."""
@@ -205,17 +202,13 @@ class Attribution:
         span = self._threads.get(made.thread)
         return span if span is not None and span.owner.what == "fixture" and not span.due else None
 
-    def _by_pid(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
-        evidence = f"the kernel: made by pid {pid}"
+    def _by_kernel(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
         if pid <= 0:
-            match = PID_IN_NAME.match(entry.name)
-            if match is None or (pid == SOMEBODY_ELSE and int(match[1]) == self._pid):
-                return None
-            pid, evidence = int(match[1]), f"its name: pid {match[1]}"
+            return None
         whose = span if pid == self._pid else self.span_of(pid, None)
         if whose is None:
             return None
-        return Found(entry.kind, entry.name, entry.inode, whose, evidence, pid)
+        return Found(entry.kind, entry.name, entry.inode, whose, f"the kernel: made by pid {pid}", pid)
 
     def _top(self, pid: int, at: Optional[int]) -> Optional[int]:
         """The outermost process between this one and ``pid`` that is no service; None if ``pid`` is not below."""

@@ -27,6 +27,8 @@ PASSED, FAILED = 0, 1
 PATIENCE = 3.0
 #: Seconds between two looks at what is in no record.
 SECOND_LOOK = 0.2
+#: Of what this process made outside of its tests: nobody will see whether it goes.
+AT_EXIT = "left in place: this process still runs, and may remove it at its exit"
 
 
 class Gate:
@@ -152,6 +154,8 @@ class Gate:
         leak = replace(leak, mode=self._settings.leaks)
         if self._settings.keep:
             return replace(leak, fate="left in place (--shmstate-keep)")
+        if found.pid == os.getpid() and found.span.owner.what in ("import", "session"):
+            return replace(leak, mode="warn", fate=AT_EXIT)
         return verdict.removed(found, leak)
 
     def _unknown(

@@ -67,7 +67,8 @@ def keep(folders: tuple[str, ...]) -> None:
         _hooked = True
         sys.addaudithook(_hook)
         os.register_at_fork(after_in_child=_forked)
-        _patch_semaphores()
+        for module in [name for name in sys.modules if name.endswith(_SYNCHRONIZE)]:
+            _patch_semaphores(module)
     if new:
         parent = os.getppid()
         if not any(os.path.exists(folder) and _has_file(folder, parent) for folder in new):
@@ -310,18 +311,17 @@ def _on_sqlite(database: object) -> None:
 def _on_import(module: str, *_rest: object) -> None:
     # There is no event for sem_open either. The module that calls it is imported right before its first use: import
     # it here and now, and have it tell its names.
-    if module == "multiprocessing.synchronize" and module not in sys.modules:
+    if module.endswith(_SYNCHRONIZE) and module not in sys.modules:
         try:
             __import__(module)
         except ImportError:  # no semaphores on this machine; whoever asked for them hears it
             return
-        _patch_semaphores()
+        _patch_semaphores(module)
 
 
-def _patch_semaphores() -> None:
-    synchronize = sys.modules.get("multiprocessing.synchronize")
-    semlock = getattr(synchronize, "SemLock", None)
-    if semlock is None or getattr(semlock._make_name, "records", False):
+def _patch_semaphores(module: str) -> None:
+    semlock = getattr(sys.modules.get(module), "SemLock", None)
+    if semlock is None or not hasattr(semlock, "_make_name") or getattr(semlock._make_name, "records", False):
         return
     make_name = semlock._make_name
 
@@ -341,6 +341,8 @@ def _patch_semaphores() -> None:
 
 
 _here = _hook.__code__.co_filename
+#: How the modules are called that make named semaphores: of the standard library, and of those that follow it closely.
+_SYNCHRONIZE = ("multiprocessing.synchronize", "multiprocess.synchronize", "loky.backend.synchronize")
 _HANDLERS: dict[str, Callable[..., None]] = {
     "open": _on_open,
     "os.truncate": _on_truncate,

@@ -10,13 +10,14 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
+from typing import Iterator, List, Tuple
 
 import pytest
 
-from pytest_shmstate import attribution, census
-from pytest_shmstate.attribution import Found
+from pytest_shmstate import census
+from pytest_shmstate.attribution import Attribution, Found
 from pytest_shmstate.leak import Owner
+from pytest_shmstate.notices import UNSAID
 from pytest_shmstate.run import Run
 from pytest_shmstate.timeline import Span
 from pytest_shmstate.watch import Watch
@@ -52,6 +53,12 @@ def leave() -> str:
     name = f"test-attribution-{secrets.token_hex(6)}"
     Path("/dev/shm", name).touch()
     return name
+
+
+def entry_of(name: str) -> census.Entry:
+    entry = census.look(name)
+    assert entry is not None
+    return entry
 
 
 def test_a_service_that_is_not_yet_what_it_becomes_is_not_judged(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +150,7 @@ def test_a_maker_that_is_gone_is_no_stranger(run: Run, watch: Watch) -> None:
 
 
 def test_a_maker_that_runs_and_has_nothing_to_do_with_the_run_is_a_stranger(watch: Watch) -> None:
-    itself = attribution.Attribution(watch._ledger, watch.timeline, watch.pid)
+    itself = Attribution(watch._ledger, watch.timeline, watch.pid)
 
     assert itself.is_stranger(1)
     assert not itself.is_stranger(os.getpid())
@@ -166,14 +173,17 @@ def test_a_name_that_was_ours_and_is_anothers_now_is_not_ours(watch: Watch) -> N
     assert found == []
 
 
-def test_a_pid_in_a_name_counts_only_for_names_that_have_one_by_design() -> None:
-    def pid_in(name: str) -> Any:
-        match = attribution.PID_IN_NAME.match(name)
-        return int(match[1]) if match else None
+@pytest.mark.parametrize("pattern", ["sem.loky-{}-1", "joblib_memmapping_folder_{}_1", "torch_{}_1", "psm_{}"])
+def test_a_pid_in_a_name_proves_nothing(watch: Watch, pattern: str) -> None:
+    name = pattern.format(os.getpid()) + "-" + secrets.token_hex(6)
+    span = turn(watch, "t")
+    program = f"import os; os.close(os.open('/dev/shm/{name}', os.O_CREAT))"
+    subprocess.run([sys.executable, "-S", "-c", program], check=True, env={})
 
-    names = ["sem.loky-12-ab", "joblib_memmapping_folder_12_x", "torch_12_3", "pym-12-x", "cache-12-x", "psm_12"]
+    found = watch._attribution.entry(entry_of(name), span, UNSAID)
 
-    assert [pid_in(name) for name in names] == [12, 12, None, None, None, None]
+    os.unlink(f"/dev/shm/{name}")
+    assert found is None
 
 
 def test_waiting_ends_at_once_when_nothing_can_change_any_more(run: Run) -> None:
@@ -196,9 +206,12 @@ LEAVING_ALL_TO_THE_TRACKER = """if True:
     from multiprocessing import resource_tracker
     from multiprocessing.shared_memory import SharedMemory
     segment = SharedMemory(create=True, size=10)
-    print(segment.name.lstrip("/"), resource_tracker._resource_tracker._pid, flush=True)
-    os.kill(resource_tracker._resource_tracker._pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, resource_tracker._resource_tracker._pid, os.WSTOPPED | os.WNOWAIT)
+    tracker = resource_tracker._resource_tracker._pid
+    while b"resource_tracker" not in open(f"/proc/{tracker}/cmdline", "rb").read():
+        pass  # until then it is a fork of this process
+    os.kill(tracker, signal.SIGSTOP)
+    os.waitid(os.P_PID, tracker, os.WSTOPPED | os.WNOWAIT)
+    print(segment.name.lstrip("/"), tracker, flush=True)
     os._exit(0)
 """
 

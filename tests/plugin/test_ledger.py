@@ -239,6 +239,37 @@ def test_a_python_that_ignores_its_environment_or_site_keeps_no_ledger(flag: str
     assert made(run, name) is None
 
 
+@pytest.mark.parametrize("package", ["multiprocess", "loky/backend", "joblib/externals/loky/backend"])
+def test_semaphores_of_packages_that_follow_multiprocessing_are_recorded(
+    package: str, run: Run, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / package
+    folder.mkdir(parents=True)
+    (folder / "synchronize.py").write_text(MAKES_SEMAPHORES.format(name=name))
+    module = package.replace("/", ".") + ".synchronize"
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from {module} import SemLock; SemLock()"
+
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+    record = made(run, f"sem.{name}")
+    remove(f"sem.{name}")
+    assert record is not None
+    assert record.how == "semaphore"
+
+
+MAKES_SEMAPHORES = """
+import _multiprocessing
+
+class SemLock:
+    def __init__(self):
+        _multiprocessing.SemLock(1, 1, 1, SemLock._make_name(), False)
+
+    @staticmethod
+    def _make_name():
+        return "/{name}"
+"""
+
+
 def test_a_run_inside_a_run_keeps_both_ledgers(run: Run, name: str) -> None:
     inner = Run.begin()
     subprocess.run([sys.executable, "-c", f"open('/dev/shm/{name}', 'w')"], check=True)

@@ -212,12 +212,49 @@ def test_what_an_import_leaves_fails_the_controller_though_every_test_passes(jud
     assert "the tests passed, but this run fails for what was left behind" in judged.output
 
 
-def test_without_xdist_too(judge: Judge) -> None:
-    judged = judge(IMPORTED)
+def test_without_xdist_it_is_told_but_the_process_may_yet_remove_it(judge: Judge) -> None:
+    cleaned = IMPORTED["test_leaves.py"] + "\n    import atexit\n    atexit.register(os.unlink, file.name)\n"
 
-    assert judged.status == 1, judged.output
+    judged = judge({**IMPORTED, "test_leaves.py": cleaned})
+
+    assert judged.status == 0, judged.output
     assert judged.not_passed() == {}
     assert [(blame.owner, blame.thing, blame.line) for blame in judged.blames()] == [("import", "file 6", 3)]
+    assert judged.leaks[0]["fate"] == "left in place: this process still runs, and may remove it at its exit"
+
+
+def test_what_serves_the_whole_process_is_not_even_told(judge: Judge) -> None:
+    judged = judge(
+        """
+    import atexit, os
+
+    def test_a():
+        folder = f"/dev/shm/joblib_memmapping_folder_{os.getpid()}_1_2"
+        os.mkdir(folder)
+        atexit.register(os.rmdir, folder)
+    """
+    )
+
+    judged.confirm(status=0)
+
+
+def test_what_serves_a_worker_is_due_when_that_ends(judge: Judge) -> None:
+    judged = judge(
+        """
+    import atexit, os, pytest
+
+    @pytest.mark.parametrize("cleans", [True, False])
+    def test_a(cleans):
+        folder = f"/dev/shm/joblib_memmapping_folder_{os.getpid()}_1_{cleans}"
+        os.mkdir(folder)
+        if cleans:
+            atexit.register(os.rmdir, folder)
+    """,
+        "-n1",
+    )
+
+    assert judged.status == 1, judged.output
+    assert [leak["name"].rpartition("_")[2] for leak in judged.leaks] == ["False"]
 
 
 def test_a_clean_run_stays_green_on_the_controller(judge: Judge) -> None:
