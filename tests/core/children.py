@@ -6,6 +6,7 @@ whose test is gone reads an end of file and ends.
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import warnings
 from contextlib import ExitStack, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence
 
 import shmstate
 
@@ -470,7 +471,7 @@ class Adder:
 
     def hang(self) -> None:
         while True:
-            time.sleep(60)
+            signal.pause()
 
     def hang_hard(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -479,9 +480,6 @@ class Adder:
     def nap(self) -> None:
         time.sleep(0.01)
         self.handle(1)
-
-    def doze(self) -> None:
-        time.sleep(0.3)
 
 
 class Restored(Adder):
@@ -519,22 +517,23 @@ def make_nothing() -> Adder:
     raise LookupError("no machine today")
 
 
-def make_slowly() -> Adder:
-    """Take a minute to make a machine."""
-    time.sleep(60)
-    return Adder()
+def never_make() -> NoReturn:
+    """Hang instead of making a machine."""
+    while True:
+        signal.pause()
 
 
-def make_in_a_moment() -> Adder:
-    """Tell the pid, and take a moment to make a machine."""
+def make_once_it_has_ended(pid: int) -> Adder:
+    """Tell the own pid, and make a machine once the other process, which waits for it, is gone."""
     say(os.getpid())
-    time.sleep(0.5)
+    until(lambda: has_ended(pid))
     return Adder()
 
 
 def start_a_pool(fleet: str, method: str) -> None:
     """Start two workers that tell their pids, and be killed meanwhile."""
-    shmstate.WorkerPool(fleet, {"w1": make_in_a_moment, "w2": make_in_a_moment}, start_method=method)
+    machine = functools.partial(make_once_it_has_ended, os.getpid())
+    shmstate.WorkerPool(fleet, {"w1": machine, "w2": machine}, start_method=method)
 
 
 def die_at_birth() -> Adder:

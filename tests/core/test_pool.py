@@ -396,7 +396,7 @@ def test_a_machine_that_does_not_pickle_is_refused_and_nothing_is_left_running(p
 
 def test_a_worker_that_takes_too_long_to_start_is_told(prefix: str) -> None:
     with pytest.raises(WorkerDied, match=r"'w1' \(pid \d+\) has published nothing within 0.2 seconds.*start_timeout"):
-        WorkerPool(prefix, {"w1": children.make_slowly}, start_method="fork", start_timeout=0.2)
+        WorkerPool(prefix, {"w1": children.never_make}, start_method="fork", start_timeout=0.2)
 
 
 def test_a_state_that_somebody_alive_owns_stops_the_start_and_stays(prefix: str) -> None:

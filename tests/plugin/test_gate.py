@@ -53,7 +53,7 @@ def test_a_test_that_failed_is_not_failed_once_more(judge: Judge) -> None:
 
     def test_skipped():
         clean()
-        pytest.skip()
+        pytest.skip("once it has made and removed one")
 
     @pytest.mark.skip
     def test_never_begun():
@@ -115,7 +115,7 @@ def test_a_skipped_test_answers_for_what_it_left_before(judge: Judge) -> None:
         + """
     def test_skipped():
         SharedMemory(create=True, size=9006).close()  # leaks: test_skipped, segment 9006
-        pytest.skip()
+        pytest.skip("once it has left one")
     """
     )
 
