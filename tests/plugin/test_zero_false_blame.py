@@ -36,11 +36,7 @@ FEWEST_TESTS = 50
 #: For a round, in seconds, on a machine that is busy with other things too.
 PATIENCE = 400.0
 
-pytestmark = [
-    pytest.mark.concurrent,
-    pytest.mark.timeout(PATIENCE + 60),
-    pytest.mark.skipif("SHMSTATE_ROUNDS" not in os.environ, reason="takes minutes: SHMSTATE_ROUNDS=1 runs it"),
-]
+pytestmark = [pytest.mark.concurrent, pytest.mark.timeout(PATIENCE + 60)]
 
 
 class Round(NamedTuple):
@@ -99,29 +95,25 @@ def run(folder: Path, stranger: Stranger, seed: int, *options: str, eyes: str = 
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     project = ["-c", str(PROJECT / "pytest.ini"), "--rootdir", str(PROJECT), str(PROJECT)]
     plugins = ["-p", "pytest_shmstate", "-p", "tests.plugin.innocent.order", "-p", "no:randomly"]
-    ended = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            *project,
-            *plugins,
-            "-n2",
-            "--tb=short",
-            f"--shmstate-report={report}",
-            *options,
-        ],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        timeout=PATIENCE,
-    )
+    command = [sys.executable, "-m", "pytest", *project, *plugins, "-n2", "--tb=short", f"--shmstate-report={report}"]
     again = f"again: SHMSTATE_SEED={seed}, eyes {eyes}, {' '.join(options)}\n"
-    return Round(ended.returncode, again + ended.stdout, json.loads(report.read_text(encoding="utf-8")))
+    log = folder / f"log-{seed}"
+    with log.open("wb") as out:
+        try:
+            status = subprocess.run(
+                [*command, *options],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                timeout=PATIENCE,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = -1
+    told = again + log.read_text("utf-8", errors="replace")
+    assert report.exists(), f"it did not end within {PATIENCE} s, or wrote no report\n{told}"
+    return Round(status, told, json.loads(report.read_text(encoding="utf-8")))
 
 
 def _is_of_this_run(name: str) -> bool:

@@ -6,13 +6,13 @@ import atexit
 import os
 import signal
 import sys
-import time
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any, Dict, NoReturn
 
 import shmstate
 from pytest_shmstate import ready
-from tests.plugin.innocent.parts import PYTHON, untracked
+from tests.plugin.innocent.parts import PYTHON, until, untracked
 
 #: What this process keeps from one call to the next.
 KEPT: Dict[str, SharedMemory] = {}
@@ -33,12 +33,15 @@ resource_tracker.unregister("/" + sys.argv[1], "shared_memory")
 segment.close()
 """
 MAKE_AND_REMOVE_AT_EXIT = """
-import atexit, time
+import atexit, os, sys, time
 from multiprocessing.shared_memory import SharedMemory
+def wait():
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.002)
 segment = SharedMemory(create=True, size=10)
 atexit.register(segment.unlink)
 atexit.register(segment.close)
-atexit.register(time.sleep, 0.3)
+atexit.register(wait)
 """
 #: Makes a segment for each line it reads, and removes them at an empty one: forks of others may keep its input open.
 SERVE = """
@@ -97,20 +100,21 @@ def make_into(pipe: Any) -> None:
     segment.close()
 
 
-def remove_at_exit_slowly(seconds: float) -> None:
+def remove_at_exit(over: Path) -> None:
     """Make a segment that goes when this process ends, which takes its time."""
     segment = SharedMemory(create=True, size=64)
 
     def slowly() -> None:
-        time.sleep(seconds)
+        until(over.exists)
         segment.close()
         segment.unlink()
 
     atexit.register(slowly)
 
 
-def linger(seconds: float) -> None:
-    time.sleep(seconds)
+def linger(over: Path) -> None:
+    """Wait until the test is over."""
+    until(over.exists)
 
 
 def put_and_take(queue: Any) -> None:

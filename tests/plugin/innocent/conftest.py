@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.managers import SharedMemoryManager
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any, Iterator, List
 
 import pytest
@@ -192,5 +194,14 @@ def worker_id_name() -> str:
 @pytest.fixture
 def unlimited_recursion() -> Iterator[None]:
     before = sys.getrecursionlimit()
+    gc.disable()  # before 3.10 a finalizer that runs when the stack is used up ends the process: "Cannot recover"
     yield
+    gc.enable()
     sys.setrecursionlimit(before)
+
+
+@pytest.fixture
+def over(tmp_path: Path) -> Iterator[Path]:
+    """A file that comes when the test is over: what waits for it ends shortly after."""
+    yield tmp_path / "over"
+    (tmp_path / "over").touch()

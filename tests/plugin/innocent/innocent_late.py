@@ -16,24 +16,28 @@ import os
 import subprocess
 import threading
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import pytest
 
 from tests.plugin.innocent import bodies
 from tests.plugin.innocent.parts import PYTHON, SPAWN, in_a_fork, new_path, until
 
+#: For a shell: wait until the test is over, with the file that then comes as its last argument.
+WAIT = 'until test -e "$1"; do sleep 0.01; done'
 
-def test_a_child_ends_shortly_after() -> None:
-    subprocess.Popen(["sleep", "0.4"])
+
+def test_a_child_ends_shortly_after(over: Path) -> None:
+    subprocess.Popen(["sh", "-c", WAIT, "sh", str(over)])
 
 
-def test_a_child_removes_its_segment_as_it_ends() -> None:
-    process = SPAWN.Process(target=bodies.remove_at_exit_slowly, args=(0.5,))
+def test_a_child_removes_its_segment_as_it_ends(over: Path) -> None:
+    process = SPAWN.Process(target=bodies.remove_at_exit, args=(over,))
     process.start()
 
 
-def test_a_program_removes_its_segment_as_it_ends() -> None:
-    subprocess.Popen([*PYTHON, bodies.MAKE_AND_REMOVE_AT_EXIT])
+def test_a_program_removes_its_segment_as_it_ends(over: Path) -> None:
+    subprocess.Popen([*PYTHON, bodies.MAKE_AND_REMOVE_AT_EXIT, str(over)])
 
 
 def test_a_child_is_a_zombie() -> None:
@@ -42,31 +46,34 @@ def test_a_child_is_a_zombie() -> None:
     process.returncode = 0  # its object does not wait for it either
 
 
-def test_a_grandchild_ends_shortly_after() -> None:
+def test_a_grandchild_ends_shortly_after(over: Path) -> None:
+    def linger_and_make() -> None:
+        bodies.linger(over)
+        bodies.make_and_remove()
+
     in_a_fork(lambda: in_a_fork(linger_and_make, wait=False))
 
 
-def linger_and_make() -> None:
-    bodies.linger(0.4)
-    bodies.make_and_remove()
-
-
-def test_a_shell_in_the_background_removes_shortly_after() -> None:
+def test_a_shell_in_the_background_removes_shortly_after(over: Path) -> None:
     path = new_path("background")
-    subprocess.run(["sh", "-c", '(sleep 0.4; rm "$0") & touch "$0"', path], check=True, stdout=subprocess.DEVNULL)
+    script = f'({WAIT}; rm "$0") & touch "$0"'
+    subprocess.run(["sh", "-c", script, path, str(over)], check=True, stdout=subprocess.DEVNULL)
     assert os.path.exists(path)
 
 
-def test_a_shell_in_another_session_removes_shortly_after() -> None:
+def test_a_shell_in_another_session_removes_shortly_after(over: Path) -> None:
     path = new_path("background")
-    subprocess.run(["setsid", "-f", "sh", "-c", 'touch "$0"; sleep 0.4; rm "$0"', path], check=True)
+    subprocess.run(["setsid", "-f", "sh", "-c", f'touch "$0"; {WAIT}; rm "$0"', path, str(over)], check=True)
     until(lambda: os.path.exists(path))
 
 
 @pytest.mark.parametrize("daemon", [True, False])
-def test_a_thread_removes_shortly_after(daemon: bool) -> None:
+def test_a_thread_removes_shortly_after(daemon: bool, over: Path) -> None:
     segment = SharedMemory(create=True, size=10)
     segment.close()
-    timer = threading.Timer(0.3, segment.unlink)
-    timer.daemon = daemon
-    timer.start()
+
+    def remove() -> None:
+        until(over.exists)
+        segment.unlink()
+
+    threading.Thread(target=remove, daemon=daemon).start()

@@ -31,6 +31,7 @@ import tempfile
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any, Iterator, List
 
 import pytest
@@ -209,10 +210,10 @@ def test_an_executor_is_left_without_shutdown() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 9), reason="there the processes of such an executor may never end")
-def test_a_pools_processes_end_after_shutdown() -> None:
+def test_a_pools_processes_end_after_shutdown(over: Path) -> None:
     executor = ProcessPoolExecutor(1, mp_context=FORK)
     executor.submit(bodies.make_and_remove)
-    executor.submit(bodies.linger, 0.2)
+    executor.submit(bodies.linger, over)
     executor.shutdown(wait=False)
 
 
