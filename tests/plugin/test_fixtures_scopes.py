@@ -209,7 +209,7 @@ def test_processes_of_a_session_fixture_make_what_is_the_fixtures(judge: Judge) 
 
     import pytest
 
-    METHODS = ["fork", "spawn"]
+    METHODS = ["fork", "spawn", "forkserver"]
     segments = []
 
     @pytest.fixture(scope="session", params=METHODS)
@@ -237,7 +237,7 @@ def test_processes_of_a_session_fixture_make_what_is_the_fixtures(judge: Judge) 
     def serve(pipe):
         for size in iter(pipe.recv, 0):
             segment = SharedMemory(create=True, size=size)  # leaks: session fixture worker, segment 51; \
-session fixture worker, segment 52
+session fixture worker, segment 52; session fixture worker, segment 53
             pipe.send(segment.name)
         os._exit(0)
 
