@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from operator import itemgetter
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from pytest_shmstate import census, recorder
@@ -47,7 +48,8 @@ class Past:
         """Whose turn it was then; not complete if the worker never came to its end."""
         owner = Owner("session", "the run, between tests", worker=worker)
         test = None
-        for _, word, rest in sorted(self._turns(pid, moment), key=lambda turn: turn[0]):
+        turns = [turn for turn in self._ledger.turns() if turn[1] == pid and turn[0] <= moment]
+        for _, _, word, rest in sorted(turns, key=itemgetter(0)):
             if word == "test":
                 nodeid, file, line, attempt = rest
                 owner = test = Owner(
@@ -62,12 +64,6 @@ class Past:
         span.due = True
         span.complete = worker in self._ended
         return span
-
-    def _turns(self, pid: int, moment: int) -> Iterator[Tuple[int, str, Tuple[Any, ...]]]:
-        for word in ("test", "fixture", "rest"):
-            for at, whose, rest in self._ledger.others.get(word, ()):
-                if whose == pid and at <= moment:
-                    yield at, word, rest
 
 
 class Aftermath:

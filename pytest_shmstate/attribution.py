@@ -192,6 +192,8 @@ class Attribution:
     def see_threads(self, span: Span) -> None:
         """Threads that are new are the span's, and so is what they make; those of a test are no wider than it."""
         alive = {thread.ident for thread in threading.enumerate()}
+        if alive == self._threads.keys():
+            return
         self._threads = {ident: whose for ident, whose in self._threads.items() if ident in alive}
         for ident in alive:
             self._threads.setdefault(ident, span)

@@ -129,11 +129,14 @@ class _ShmInfo(ctypes.Structure):
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _info = _ShmInfo()
+_shmctl = _libc.shmctl
+_shmctl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+_info_address = ctypes.addressof(_info)
 
 
 def has_sysv() -> bool:
     """Whether there is any System V segment. One system call, where the table takes ten times as long."""
-    return bool(_libc.shmctl(0, SHM_INFO, ctypes.byref(_info)) < 0 or _info.used_ids > 0)
+    return bool(_shmctl(0, SHM_INFO, _info_address) < 0 or _info.used_ids > 0)
 
 
 def sysv_table() -> str:

@@ -22,6 +22,8 @@ FOLDER_PREFIX = "pytest-shmstate-"
 FILE = re.compile(r"(\d+)\.(\d+)")
 #: How lines begin that are of use only to who asks for the name in them.
 OF_NAMES = (b"('made'", b"('seen'", b"('gone'")
+#: How those begin that tell whose turn it was: one a test and more, and asked for only where somebody was cut short.
+OF_TURNS = (b"('test'", b"('fixture'", b"('rest'")
 FOLDER = re.compile(re.escape(FOLDER_PREFIX) + r"(\d+)\.(\d+)\.(\d+)\.")
 
 
@@ -73,6 +75,7 @@ class Ledger:
         self.gone: Dict[str, int] = {}
         #: Records of other kinds, by their first word: (t, pid, rest).
         self.others: Dict[str, List[Tuple[int, int, Tuple[Any, ...]]]] = {}
+        self._turns: List[bytes] = []
 
     def refresh(self, only: Optional[Collection[str]] = None) -> None:
         """Read what was written since the last time. ``only``: of what was made or seen, these names."""
@@ -169,7 +172,22 @@ class Ledger:
         self._offsets[path] = offset + len(whole) + len(newline)
         yield from whole.split(b"\n")
 
+    def turns(self) -> Iterator[Tuple[int, int, str, Tuple[Any, ...]]]:
+        """Whose turn it was: (t, pid, "test", "fixture" or "rest", what was told of it), in no order."""
+        lines, self._turns = self._turns, []
+        for line in lines:
+            self._parse(line)
+        for word in ("test", "fixture", "rest"):
+            for at, pid, rest in self.others.get(word, ()):
+                yield at, pid, word, rest
+
     def _take(self, line: bytes) -> None:
+        if line.startswith(OF_TURNS):
+            self._turns.append(line)
+        else:
+            self._parse(line)
+
+    def _parse(self, line: bytes) -> None:
         try:
             record = ast.literal_eval(os.fsdecode(line))
         except (ValueError, SyntaxError):  # a line cut short by a full disk

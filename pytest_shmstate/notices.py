@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import struct
+from time import monotonic  # by name: a test may put another clock into the module
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 AT_FDCWD = -100
@@ -35,6 +36,8 @@ SOMEBODY_ELSE = 0
 UNSAID = -1
 
 READ_SIZE = 1 << 16
+#: The times of a folder are as coarse as the kernel's tick: so many seconds later a change would show.
+SETTLED = 0.05
 
 
 class Notice(NamedTuple):
@@ -53,7 +56,7 @@ class Notices:
     def __init__(self, folder: str, sources: Tuple[str, ...] = ("fanotify", "inotify", "stat")) -> None:
         self._folder = folder
         self._fd = -1
-        self._link = ""
+        self._path = self._link = ""
         self._pid = os.getpid()
         #: Where notices come from: ``fanotify``, ``inotify``, ``stat``, or ``nowhere`` when the folder is missing.
         self.source = "nowhere"
@@ -63,6 +66,8 @@ class Notices:
         self._open()
         self._before = self._listing()
         self._stamp = self._stat()
+        #: When the folder was first seen to say that, and when the queue was last read.
+        self._changed = self._was_read = monotonic()
 
     def drain(self) -> List[Notice]:
         """What came since the last call, oldest first; it may be gone by now."""
@@ -70,10 +75,12 @@ class Notices:
             return []
         if self.source == "stat":
             return self._by_stat()
+        if self._is_still():
+            return []
         found: Dict[Notice, None] = {}
         try:
             # A test that closed every descriptor may have opened something else there: its data must not be taken.
-            if os.readlink(f"/proc/self/fd/{self._fd}") != self._link:
+            if os.readlink(self._path) != self._link:
                 raise OSError(errno.EBADF, "not the descriptor that was opened")
             while True:
                 read = self._read()
@@ -94,7 +101,7 @@ class Notices:
         """Give the descriptor back; nothing comes any more."""
         if self._fd >= 0 and os.getpid() == self._pid:
             try:
-                if os.readlink(f"/proc/self/fd/{self._fd}") == self._link:
+                if os.readlink(self._path) == self._link:
                     os.close(self._fd)
             except OSError:  # somebody closed it for us
                 pass
@@ -112,7 +119,8 @@ class Notices:
                 return
             fd = openers[source](self._folder)
             if fd >= 0:
-                self.source, self._fd, self._link = source, fd, os.readlink(f"/proc/self/fd/{fd}")
+                self.source, self._fd, self._path = source, fd, f"/proc/self/fd/{fd}"
+                self._link = os.readlink(self._path)
                 self.names_everybody = source == "fanotify" and os.geteuid() == 0
                 return
 
@@ -129,6 +137,16 @@ class Notices:
             return set(os.listdir(self._folder))
         except OSError:
             return set()
+
+    def _is_still(self) -> bool:
+        """Whether nothing came or went since the queue was last read: the folder says so in one system call."""
+        stamp, now = self._stat(), monotonic()
+        if stamp != self._stamp:
+            self._stamp, self._changed = stamp, now
+        elif self._was_read > self._changed + SETTLED:
+            return True
+        self._was_read = now
+        return False
 
     def _stat(self) -> Tuple[int, int]:
         try:

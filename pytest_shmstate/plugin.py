@@ -10,6 +10,7 @@ Written for pytest 7.0 as well: old-style hook wrappers.
 
 from __future__ import annotations
 
+import unittest
 import warnings
 from typing import Any, Generator, List, Optional, Sequence, Tuple
 
@@ -25,6 +26,10 @@ from pytest_shmstate.settings import Settings, add_options, check_markers, decla
 
 Wrapper = Generator[None, Any, None]
 NAME = "shmstate-wiring"
+#: How pytest calls what stands in for a fixture where a test has a parameter.
+DIRECT_PARAM = "get_direct_param_fixture_func"
+#: Raised to say that there is nothing to test.
+SKIPPED = (pytest.skip.Exception, unittest.SkipTest)
 
 
 class ShmstateLeakWarning(pytest.PytestWarning):
@@ -137,14 +142,18 @@ class Wiring:
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapper:
         """A test begins; one that is run again begins again."""
-        if self.attendant is not None:
-            self.attendant.begin_test(item)
-        yield
+        if self.attendant is None:
+            yield
+            return
+        self.attendant.begin_test(item)
+        outcome = yield
+        self._see_failure(item, outcome)
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Wrapper:
         """What a fixture makes is due when the fixture ends."""
-        if self.attendant is None:
+        # The value of a parameter is a fixture as well, to pytest; it makes nothing.
+        if self.attendant is None or getattr(fixturedef.func, "__name__", "") == DIRECT_PARAM:
             yield
             return
         active = self.attendant.begin_fixture(fixturedef)
@@ -156,12 +165,20 @@ class Wiring:
         if self.attendant is not None:
             self.attendant.end_fixture(fixturedef)
 
-    @pytest.hookimpl(hookwrapper=True, trylast=True)
-    def pytest_runtest_makereport(self, call: Any) -> Wrapper:
+    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Wrapper:
         """See whether the test fails by itself; expected failures count."""
         outcome = yield
-        told = outcome.get_result()
-        if self.attendant is not None and call.when != "teardown" and (told.failed or hasattr(told, "wasxfail")):
+        if self.attendant is not None:
+            self._see_failure(item, outcome)
+
+    def _see_failure(self, item: pytest.Item, outcome: Any) -> None:
+        # Not by makereport: that is asked three times a test, and what passes would pay for it. A TestCase's errors are
+        # kept for the report.
+        errors = [info.value for info in getattr(item, "_excinfo", None) or ()]
+        if outcome.excinfo is not None:
+            errors.append(outcome.excinfo[1])
+        if self.attendant is not None and any(not isinstance(error, SKIPPED) for error in errors):
             self.attendant.failed()
 
     @pytest.hookimpl(hookwrapper=True, tryfirst=True)

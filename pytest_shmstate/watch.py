@@ -16,7 +16,7 @@ from pytest_shmstate.attribution import Attribution, Found, inode_of
 from pytest_shmstate.known import is_process_wide
 from pytest_shmstate.leak import DIRECTORY, PROCESS, SEGMENT, SEMAPHORE, SYSV, Owner
 from pytest_shmstate.ledger import Ledger
-from pytest_shmstate.notices import UNSAID, Notices
+from pytest_shmstate.notices import UNSAID, Notice, Notices
 from pytest_shmstate.timeline import Span, Timeline
 
 #: Freed with the objects that hold them: not to be judged while a failed test's traceback keeps those alive.
@@ -91,17 +91,8 @@ class Watch:
             return
         span = self.timeline.current
         notices = self._notices.drain()
-        makers = dict.fromkeys(self._hear(), UNSAID)
-        entries: Dict[str, Optional[census.Entry]] = {}
-        makers.update(notices)
-        for _ in range(MOST_LOOKS):
-            entries.update((name, census.look(name)) for name in (dict(notices) if entries else makers))
-            # Somebody else may have taken a name between the notice and the look: then there is another notice.
-            notices = self._notices.drain() if makers else []
-            if not notices:
-                break
-            makers.update(notices)
-        self._take_in_entries(entries, makers, span)
+        if notices or self._records:
+            self._look(notices, span)
         self._attribution.see_threads(span)
         self._take_in_sysv(span)
         if census.has_children() or self._ledger_has_new_processes():
@@ -125,6 +116,19 @@ class Watch:
         return self._wait(due)
 
     # What is new.
+
+    def _look(self, notices: List[Notice], span: Span) -> None:
+        makers = dict.fromkeys(self._hear(), UNSAID)
+        entries: Dict[str, Optional[census.Entry]] = {}
+        makers.update(notices)
+        for _ in range(MOST_LOOKS):
+            entries.update((name, census.look(name)) for name in (dict(notices) if entries else makers))
+            # Somebody else may have taken a name between the notice and the look: then there is another notice.
+            notices = self._notices.drain() if makers else []
+            if not notices:
+                break
+            makers.update(notices)
+        self._take_in_entries(entries, makers, span)
 
     def _hear(self) -> List[str]:
         heard, self._records[:] = list(self._records), []

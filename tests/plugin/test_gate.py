@@ -109,6 +109,40 @@ def test_nor_is_one_that_failed_for_what_its_own_fixtures_leave(judge: Judge) ->
     assert judged.counts() == {"told": 2}
 
 
+def test_tests_of_a_testcase_are_seen_to_fail_and_to_skip_as_well(judge: Judge) -> None:
+    judged = judge(
+        LEAVE
+        + """
+    import unittest
+
+    class TestUnit(unittest.TestCase):
+        def test_fails(self):
+            leave(9011)
+            self.fail("it does")
+
+        @unittest.expectedFailure
+        def test_expected_to_fail(self):
+            leave(9012)
+            self.fail("it does")
+
+        def test_skips(self):
+            leave(9013)
+            self.skipTest("once it has left one")
+
+        def test_raises_a_skip(self):
+            leave(9014)
+            raise unittest.SkipTest("once it has left one")
+
+        def test_passes(self):
+            clean()
+    """
+    )
+
+    groups = {leak["size"]: leak["group"] for leak in judged.ours}
+    assert groups == {9011: "told", 9012: "told", 9013: "failing", 9014: "failing"}, judged.output
+    assert judged.removed()
+
+
 def test_a_skipped_test_answers_for_what_it_left_before(judge: Judge) -> None:
     judged = judge(
         LEAVE

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 import pytest
 
@@ -154,3 +155,47 @@ def test_the_next_way_is_taken_where_one_is_refused(tmp_path: Path, monkeypatch:
 def test_no_regular_file_is_kept_open(notices: Notices) -> None:
     if notices.source != "stat":
         assert not os.path.isfile(f"/proc/self/fd/{notices._fd}")
+
+
+@pytest.fixture(params=["fanotify", "inotify"])
+def queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Notices]:
+    queue = Notices(os.fspath(tmp_path), (request.param,))
+    if queue.source != request.param:
+        pytest.skip(f"{request.param} is not allowed here")
+    yield queue
+    queue.close()
+
+
+def test_changes_within_a_tick_of_the_kernel_are_all_told(
+    queue: Notices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = queue._stat  # newer kernels are exact
+    monkeypatch.setattr(queue, "_stat", lambda: (stat()[0] // 10_000_000, 0))
+    told = []
+    for number in range(2000):
+        os.close(os.open(tmp_path / str(number), os.O_CREAT))
+        told += names(queue.drain())
+        os.unlink(tmp_path / str(number))
+
+    assert told == [str(number) for number in range(2000)]
+
+
+def test_a_folder_that_is_still_is_not_asked_again_until_it_changes(
+    queue: Notices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, reads, read = [time.monotonic()], [0], queue._read
+
+    def counted() -> Optional[List[Notice]]:
+        reads[0] += 1
+        return read()
+
+    monkeypatch.setattr("pytest_shmstate.notices.monotonic", lambda: now[0])
+    monkeypatch.setattr(queue, "_read", counted)
+    for _ in range(5):
+        assert queue.drain() == []
+        now[0] += 1
+    before = reads[0]
+    (tmp_path / "one").touch()
+
+    assert before == 2  # as it was, and once more when that was settled
+    assert names(queue.drain()) == ["one"]
