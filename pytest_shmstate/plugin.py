@@ -24,7 +24,7 @@ from pytest_shmstate.leak import Leak
 from pytest_shmstate.run import Run
 from pytest_shmstate.settings import Settings, add_options, check_markers, declare_marker, resolve
 
-Wrapper = Generator[None, Any, None]
+Wrapper = Generator[None, Any, Any]
 NAME = "shmstate-wiring"
 #: How pytest calls what stands in for a fixture where a test has a parameter.
 DIRECT_PARAM = "get_direct_param_fixture_func"
@@ -129,70 +129,77 @@ class Wiring:
         """Mistakes in markers end the run here."""
         check_markers(items)
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Wrapper:
         """What a module makes when it is imported is its own."""
         if self.attendant is None or not isinstance(collector, pytest.Module):
-            yield
-            return
+            return (yield)
         span = self.attendant.begin_import(collector.nodeid)
-        yield
-        self.attendant.end_import(span)
+        try:
+            return (yield)
+        finally:
+            self.attendant.end_import(span)
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapper:
         """A test begins; one that is run again begins again."""
-        if self.attendant is None:
-            yield
-            return
-        self.attendant.begin_test(item)
-        outcome = yield
-        self._see_failure(item, outcome)
+        if self.attendant is not None:
+            self.attendant.begin_test(item)
+        try:
+            return (yield)
+        except BaseException as error:
+            self._see(error)
+            raise
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Wrapper:
         """What a fixture makes is due when the fixture ends."""
         # The value of a parameter is a fixture as well, to pytest; it makes nothing.
         if self.attendant is None or getattr(fixturedef.func, "__name__", "") == DIRECT_PARAM:
-            yield
-            return
+            return (yield)
         active = self.attendant.begin_fixture(fixturedef)
-        yield
-        self.attendant.made_fixture(active)
+        try:
+            return (yield)
+        finally:
+            self.attendant.made_fixture(active)
 
     def pytest_fixture_post_finalizer(self, fixturedef: Any) -> None:
         """Now."""
         if self.attendant is not None:
             self.attendant.end_fixture(fixturedef)
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Wrapper:
         """See whether the test fails by itself; expected failures count."""
-        outcome = yield
-        if self.attendant is not None:
-            self._see_failure(item, outcome)
+        # Not by makereport: that is asked three times a test, and what passes would pay for it.
+        try:
+            return (yield)
+        except BaseException as error:
+            self._see(error)
+            raise
+        finally:
+            for info in getattr(item, "_excinfo", None) or ():  # errors of a TestCase wait there for the report
+                self._see(info.value)
 
-    def _see_failure(self, item: pytest.Item, outcome: Any) -> None:
-        # Not by makereport: that is asked three times a test, and what passes would pay for it. A TestCase's errors are
-        # kept for the report.
-        errors = [info.value for info in getattr(item, "_excinfo", None) or ()]
-        if outcome.excinfo is not None:
-            errors.append(outcome.excinfo[1])
-        if self.attendant is not None and any(not isinstance(error, SKIPPED) for error in errors):
+    def _see(self, error: BaseException) -> None:
+        if self.attendant is not None and not isinstance(error, SKIPPED):
             self.attendant.failed()
 
-    @pytest.hookimpl(hookwrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Wrapper:
         """The test is through, and so are the fixtures that it was the last to use."""
-        outcome = yield
-        if self.attendant is None:
-            return
-        failing = outcome.excinfo is not None
-        if failing:
-            self.attendant.failed()
-        error = _tell(item, self.attendant.end_test(item), failing)
-        if error is not None:
-            outcome.force_exception(error)
+        try:
+            result = yield
+        except BaseException:
+            if self.attendant is not None:
+                self.attendant.failed()
+                _tell(item, self.attendant.end_test(item), failing=True)
+            raise
+        if self.attendant is not None:
+            error = _tell(item, self.attendant.end_test(item), failing=False)
+            if error is not None:
+                raise error
+        return result
 
 
 def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[BaseException]:

@@ -207,7 +207,7 @@ LEAVING_ALL_TO_THE_TRACKER = """if True:
     from multiprocessing.shared_memory import SharedMemory
     segment = SharedMemory(create=True, size=10)
     tracker = resource_tracker._resource_tracker._pid
-    while b"resource_tracker" not in open(f"/proc/{tracker}/cmdline", "rb").read():
+    while not open(f"/proc/{tracker}/cmdline", "rb").read().endswith(b")\\0"):
         pass  # until then it is a fork of this process
     os.kill(tracker, signal.SIGSTOP)
     os.waitid(os.P_PID, tracker, os.WSTOPPED | os.WNOWAIT)

@@ -287,7 +287,7 @@ def test_what_an_expected_failure_keeps_is_let_go(judge: Judge) -> None:
     )
 
     assert judged.status == 0, judged.output
-    assert judged.leaks == []
+    assert judged.ours == []
 
 
 def test_a_pool_that_leaks_is_ended_whole_and_does_not_keep_the_run_from_ending(judge: Judge) -> None:
@@ -308,4 +308,4 @@ def test_a_pool_that_leaks_is_ended_whole_and_does_not_keep_the_run_from_ending(
     )
 
     judged.confirm()
-    assert [leak["fate"] for leak in judged.leaks] == ["ended (with its multiprocessing.Pool)"]
+    assert [leak["fate"] for leak in judged.ours] == ["ended (with its multiprocessing.Pool)"]

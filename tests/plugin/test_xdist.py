@@ -220,7 +220,7 @@ def test_without_xdist_it_is_told_but_the_process_may_yet_remove_it(judge: Judge
     assert judged.status == 0, judged.output
     assert judged.not_passed() == {}
     assert [(blame.owner, blame.thing, blame.line) for blame in judged.blames()] == [("import", "file 6", 3)]
-    assert judged.leaks[0]["fate"] == "left in place: this process still runs, and may remove it at its exit"
+    assert judged.ours[0]["fate"] == "left in place: this process still runs, and may remove it at its exit"
 
 
 def test_what_serves_the_whole_process_is_not_even_told(judge: Judge) -> None:
@@ -254,7 +254,7 @@ def test_what_serves_a_worker_is_due_when_that_ends(judge: Judge) -> None:
     )
 
     assert judged.status == 1, judged.output
-    assert [leak["name"].rpartition("_")[2] for leak in judged.leaks] == ["False"]
+    assert [leak["name"].rpartition("_")[2] for leak in judged.ours] == ["False"]
 
 
 def test_a_clean_run_stays_green_on_the_controller(judge: Judge) -> None:
