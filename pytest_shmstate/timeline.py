@@ -23,6 +23,8 @@ from pytest_shmstate.leak import Owner
 class Span:
     """A stretch of one owner's life."""
 
+    __slots__ = ("complete", "due", "failed", "owner", "parent")
+
     def __init__(self, owner: Owner, parent: Optional[Span]) -> None:
         self.owner = owner
         self.parent = parent
