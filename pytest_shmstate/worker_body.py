@@ -21,7 +21,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from pytest_shmstate import kinship
 from pytest_shmstate.lifeline import Held
@@ -122,22 +122,30 @@ def main(
 
 
 class _Leave:
-    """The handler of SIGTERM: leaves all blocks."""
+    """The handler of SIGTERM: leaves all blocks, once. A second one would interrupt what they do on the way out.
+
+    One that nobody sends comes of the lifeline: the kernel tells its holders again whenever another of them lets go.
+    """
 
     def __init__(self, lifeline: Held) -> None:
         self.lifeline, self._pid = lifeline, os.getpid()
+        self._is_leaving = self._is_orphan = False
 
-    def __call__(self, signum: int, _frame: object) -> NoReturn:
-        if os.getpid() == self._pid and self.lifeline.is_cut:  # nobody is left to kill what hangs
+    def __call__(self, signum: int, _frame: object) -> None:
+        is_leaving, self._is_leaving = self._is_leaving, True
+        if os.getpid() == self._pid and self.lifeline.is_cut and not self._is_orphan:
+            self._is_orphan = True  # nobody is left to kill what hangs
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, _LAST_GRACE)
             me = kinship.look_up(self._pid)
             for process in kinship.family([me.process]) if me else ():
                 kinship.send(process, signal.SIGTERM)
-        sys.exit(128 + signum)
+        if not is_leaving:
+            sys.exit(128 + signum)
 
     def make_up(self) -> None:
         """In a fork: Python forgets the signals that reach one before it is set up; this one comes only once."""
+        self._is_leaving = False
         if self.lifeline.is_cut:
             os.kill(os.getpid(), signal.SIGTERM)
 

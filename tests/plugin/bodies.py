@@ -118,6 +118,17 @@ def own_and_wait(name: str) -> NoReturn:
         be_ready_and_wait()
 
 
+def take_long_to_leave(path: str) -> NoReturn:
+    """Be told to leave once more on the way out, and write down that it was got through."""
+    try:
+        be_ready_and_wait()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        until(lambda: signal.SIGTERM not in signal.sigpending())
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("left")
+
+
 def own_with_threads_and_wait(name: str) -> NoReturn:
     writer = shmstate.StateWriter(name)
     for _ in range(8):

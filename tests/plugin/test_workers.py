@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import ExitStack
 from multiprocessing import connection
+from pathlib import Path
 from typing import Any, Callable, Iterator, List, Set
 
 import pytest
@@ -812,6 +813,20 @@ def test_workers_end_when_their_process_is_killed(start: Callable[..., Child], m
 
     for pid in pids:
         until(functools.partial(has_ended, pid), timeout=10)
+
+
+def test_a_worker_that_is_told_twice_to_leave_gets_through_what_it_does_on_the_way_out(tmp_path: Path) -> None:
+    # The kernel tells the holders of a lifeline again whenever another of them lets go.
+    with Workers() as workers:
+        worker = workers.spawn(bodies.take_long_to_leave, str(tmp_path / "out"), start_method="fork")
+        worker.wait_ready()
+
+        os.kill(worker.pid, signal.SIGTERM)
+        until(lambda: has_ended(worker.pid))
+        with pytest.raises(WorkerFailed, match="SIGTERM"):
+            worker.result()
+
+    assert (tmp_path / "out").read_text() == "left"
 
 
 def test_a_worker_removes_its_states_when_its_process_is_killed(start: Callable[..., Child]) -> None:
