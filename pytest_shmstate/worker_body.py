@@ -125,6 +125,8 @@ class _Leave:
     """The handler of SIGTERM: leaves all blocks, once. A second one would interrupt what they do on the way out.
 
     One that nobody sends comes of the lifeline: the kernel tells its holders again whenever another of them lets go.
+    A fork of the worker ends as others do that have no handler. It may be in the middle of Python's own preparations,
+    which swallow exceptions.
     """
 
     def __init__(self, lifeline: Held) -> None:
@@ -132,8 +134,12 @@ class _Leave:
         self._is_leaving = self._is_orphan = False
 
     def __call__(self, signum: int, _frame: object) -> None:
+        if os.getpid() != self._pid:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            return
         is_leaving, self._is_leaving = self._is_leaving, True
-        if os.getpid() == self._pid and self.lifeline.is_cut and not self._is_orphan:
+        if self.lifeline.is_cut and not self._is_orphan:
             self._is_orphan = True  # nobody is left to kill what hangs
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, _LAST_GRACE)
@@ -145,7 +151,6 @@ class _Leave:
 
     def make_up(self) -> None:
         """In a fork: Python forgets the signals that reach one before it is set up; this one comes only once."""
-        self._is_leaving = False
         if self.lifeline.is_cut:
             os.kill(os.getpid(), signal.SIGTERM)
 
