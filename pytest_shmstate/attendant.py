@@ -6,7 +6,6 @@ import builtins
 import gc
 import os
 import sys
-import types
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Iterable, List, Optional, Sequence, Tuple
@@ -21,6 +20,9 @@ from pytest_shmstate.run import Run, uses_as_json
 from pytest_shmstate.settings import Settings, for_item
 from pytest_shmstate.timeline import Span
 from pytest_shmstate.watch import FREED_WITH_OBJECTS, Watch
+
+#: Things that pytest keeps with an item; a bound, should it keep lists of the user's own.
+MOST_KEPT = 1000
 
 
 @dataclass
@@ -252,10 +254,28 @@ class Attendant:
         funcargs = getattr(item, "funcargs", None)
         if isinstance(funcargs, dict):
             funcargs.clear()
-        # Not `item.instance`: asking for it may make another. Before pytest 8.2 only the bound method had it.
-        instance = getattr(item, "_instance", None) or getattr(getattr(item, "_obj", None), "__self__", None)
-        if hasattr(instance, "__dict__") and not isinstance(instance, (type, types.ModuleType)):
+        for instance in _instances(item):
             vars(instance).clear()
+
+
+def _instances(item: pytest.Item) -> Iterable[Any]:
+    """The objects that the item's method was called on, wherever pytest keeps them.
+
+    Not ``item.instance``: asking for it may make another. Before pytest 8.2 only the bound method had it; and what
+    skipped in a TestCase is kept in lists before Python 3.11.
+    """
+    cls = getattr(item, "cls", None)
+    if cls is None:
+        return
+    waiting: List[Any] = [getattr(getattr(item, "_obj", None), "__self__", None), *vars(item).values()]
+    for _ in range(MOST_KEPT):
+        if not waiting:
+            break
+        kept = waiting.pop()
+        if isinstance(kept, (tuple, list)):
+            waiting.extend(kept)
+        elif isinstance(kept, cls) and hasattr(kept, "__dict__"):
+            yield kept
 
 
 def _location(item: pytest.Item) -> Tuple[str, int]:

@@ -268,14 +268,21 @@ def test_what_is_kept_by_pytest_alone_is_no_leak(judge: Judge) -> None:
     judged.confirm(status=0)
 
 
-def test_what_an_expected_failure_keeps_is_let_go(judge: Judge) -> None:
+def test_what_an_expected_failure_or_a_skip_keeps_is_let_go(judge: Judge) -> None:
     judged = judge(
         BOTH
         + """
+    import unittest
+
     @pytest.mark.xfail
     def test_expected_failure():
         lock = multiprocessing.get_context("spawn").Lock()
         assert not lock
+
+    class TestUnit(unittest.TestCase):
+        def test_that_skips(self):
+            self.lock = multiprocessing.get_context("spawn").Lock()
+            self.skipTest("pytest keeps it until the end")
 
     @pytest.mark.skip(reason="what runs next looks at what the failure kept")
     def test_skipped():
