@@ -20,6 +20,7 @@ from shmstate.errors import (
     NameInUse,
     NotPublished,
     OutOfSharedMemory,
+    Overwritten,
     ReaderClosed,
     ReadTimeout,
     ReentrantPublish,
@@ -29,14 +30,16 @@ from shmstate.errors import (
     UnknownWorker,
     UnsupportedPlatform,
     UntrustedSegment,
+    ViewInUse,
     WorkerDied,
     WriterClosed,
 )
 from shmstate.pool import WorkerPool
 from shmstate.query import Answer, QueryService
-from shmstate.reader import Snapshot, StateReader
+from shmstate.reader import History, Snapshot, StateReader
 from shmstate.registry import StateInfo, list_states, reclaim
 from shmstate.sync import StateSync, SyncStats
+from shmstate.view import View
 from shmstate.worker import Machine
 from shmstate.writer import StateWriter
 
@@ -50,6 +53,7 @@ __all__ = [
     "DecodeError",
     "EncodeError",
     "HandleClosed",
+    "History",
     "InvalidName",
     "InvalidOption",
     "LayoutMismatch",
@@ -58,6 +62,7 @@ __all__ = [
     "NameInUse",
     "NotPublished",
     "OutOfSharedMemory",
+    "Overwritten",
     "QueryService",
     "ReaderClosed",
     "ReadTimeout",
@@ -75,6 +80,8 @@ __all__ = [
     "UnknownWorker",
     "UnsupportedPlatform",
     "UntrustedSegment",
+    "View",
+    "ViewInUse",
     "WorkerDied",
     "WorkerPool",
     "WriterClosed",

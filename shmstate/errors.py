@@ -15,6 +15,8 @@
     ├── EncodeError              the value did not encode; nothing was published
     ├── DecodeError              whole bytes that do not decode
     ├── ReadTimeout              (TimeoutError) the bounded number of tries ran out
+    ├── Overwritten              a version that was viewed, or asked for, is gone: newer ones have its slot
+    ├── ViewInUse                (BufferError) live bytes are still referred to where they are to be let go
     ├── CorruptSegment           ours by name, not by content
     ├── UntrustedSegment         owned by another user
     ├── HandleClosed             (ValueError) used after close()
@@ -87,6 +89,14 @@ class DecodeError(ShmStateError):
 
 class ReadTimeout(ShmStateError, TimeoutError):
     """No whole copy within the bounded number of tries."""
+
+
+class Overwritten(ShmStateError):
+    """The version's slot has been given to a newer one. What was read from it meanwhile may be anything."""
+
+
+class ViewInUse(ShmStateError, BufferError):
+    """Something still refers to the live bytes of a view."""
 
 
 class CorruptSegment(ShmStateError):

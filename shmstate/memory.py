@@ -18,6 +18,7 @@ import os
 import threading
 import time
 import weakref
+from contextlib import suppress
 from multiprocessing import shared_memory
 from stat import S_ISREG, filemode
 from typing import Callable, List, Optional, Tuple
@@ -139,7 +140,8 @@ class Segment:
             self._at_close.pop()()
         self.words.release()
         self.view.release()
-        self._map.close()
+        with suppress(BufferError):  # slices of a view are out there: what they refer to goes with the last of them
+            self._map.close()
         self._map = None
 
 

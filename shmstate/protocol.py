@@ -9,6 +9,9 @@
     W3  LATEST = s                                       R4  INTENT - s < K: the copy is whole. Otherwise again
                                                              then, and only then, decode the copy
 
+Without a copy, a view hands out the bytes of slot s % K themselves, after R1 and R2; R4 may be asked at any time then,
+and answers for everything that was read before it. An older version s is read by the same steps, R1 being LATEST >= s.
+
 INTENT and LATEST are 64-bit words, stored and loaded whole. Versions start at 1 and are never reused or wrapped.
 The fences are needed where the machine reorders stores with stores or loads with loads; x86-64 does not.
 
@@ -16,7 +19,8 @@ I1  LATEST never decreases: only the one owner stores it (ownership.py), each ti
 I2  A snapshot is one whole published payload. When R1 loads s, all of version s was stored before (W2 before W3, and
     the first fence of each side keeps it so). What could spoil the copy is a later tenant of the slot: version s + K
     or later. Its W1 comes before its first byte, so if R3 met one such byte, R4 comes after that W1 and loads
-    INTENT >= s + K. Hence INTENT - s < K says that R3 met none.
+    INTENT >= s + K. Hence INTENT - s < K says that R3 met none. For the same reason slot s % K holds version s from
+    its W3 to the W1 of version s + K, and K - 1 versions can be read at any time.
 I3  A reader never goes back: R1 loads one word that never decreases.
 I4  Nobody waits for readers: a writer does not look at them, and they store nothing. Their maps are read-only.
 I5  A writer that dies between any two steps leaves LATEST and its slot whole: version s lies in another slot than
@@ -38,7 +42,15 @@ import zlib
 from functools import partial
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Protocol, Tuple
 
-from shmstate.errors import CorruptSegment, NotPublished, ReadTimeout, ReentrantPublish, StateTooLarge
+from shmstate.errors import (
+    CorruptSegment,
+    InvalidOption,
+    NotPublished,
+    Overwritten,
+    ReadTimeout,
+    ReentrantPublish,
+    StateTooLarge,
+)
 from shmstate.layout import HEARTBEAT, INTENT, LATEST, Layout, whole_pages
 
 DEFAULT_TRIES = 1000
@@ -81,10 +93,14 @@ class Reading(NamedTuple):
     """A reader's side of one segment.
 
     ``snapshot(take)`` returns ``(taken, version, published_ns)``; ``take(start, stop)`` is R3 and must copy.
+    ``of_version(version)`` does so for an older one. ``is_whole(version)`` is R4; ``gone(version)`` is what to raise if not.
     """
 
     read_bytes: Callable[[], bytes]
     snapshot: Callable[..., Tuple[Any, int, int]]
+    of_version: Callable[[int], Tuple[Any, int, int]]
+    is_whole: Callable[[int], bool]
+    gone: Callable[[int], Overwritten]
     latest: Callable[[], int]
     heartbeat: Callable[[], int]
     retries: Callable[[], int]
@@ -104,9 +120,9 @@ class _Retired:
         raise self._error()
 
 
-def length_only(start: int, stop: int) -> int:
-    """A ``take`` for ``snapshot`` that copies nothing: the length, version and time of the latest state."""
-    return stop - start
+def range_only(start: int, stop: int) -> Tuple[int, int]:
+    """A ``take`` for ``snapshot`` that copies nothing: where the latest state lies, its version and time."""
+    return start, stop
 
 
 # Both sides are closures over prepared names: an attribute looked up costs as much as a load of a shared word, and
@@ -230,35 +246,70 @@ def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT
             if not version:
                 raise NotPublished(f"state {name!r}: nothing has been published yet; try again later")
             first = first or version
-            if weak:
-                fence()
-            start, length_at, published_at, checksum_at = where[version % slots]
-            length: int = words[length_at]  # R2
-            published: int = words[published_at]
-            checksum: int = words[checksum_at]
-            if length <= stride:
-                taken = data[start : start + length] if take is None else take(start, start + length)  # R3
-                if weak:
-                    fence()
-                unchecked = not checked or take is length_only  # which has no bytes to check
-                if words[INTENT] - version < slots and (unchecked or crc32(taken) == checksum):  # R4
-                    return taken, version, published
+            found = attempt(version, take)
+            if found is not None:
+                return found[0], version, found[1]
             spoilt += 1
             give_way()
         raise gave_up(first)
 
+    def attempt(version: int, take: Optional[Callable[[int, int], Any]]) -> Optional[Tuple[Any, int]]:
+        if weak:
+            fence()
+        start, length_at, published_at, checksum_at = where[version % slots]
+        length: int = words[length_at]  # R2
+        published: int = words[published_at]
+        checksum: int = words[checksum_at]
+        if length <= stride:
+            taken = data[start : start + length] if take is None else take(start, start + length)  # R3
+            unchecked = not checked or take is range_only  # which has no bytes to check
+            if is_whole(version) and (unchecked or crc32(taken) == checksum):
+                return taken, published
+        return None
+
+    def is_whole(version: int) -> bool:
+        if weak:
+            fence()
+        whole: bool = words[INTENT] - version < slots  # R4
+        return whole
+
+    def of_version(version: int) -> Tuple[Any, int, int]:
+        latest_version = words[LATEST]  # R1
+        if version < 1:
+            raise InvalidOption(f"state {name!r}: version {version}: the first is 1")
+        if version > latest_version:
+            raise NotPublished(
+                f"state {name!r}: version {version} is not published yet; the latest is {latest_version}"
+            )
+        found = attempt(version, None)
+        if found is not None:
+            return found[0], version, found[1]
+        if is_whole(version):  # so it was nothing of the writer's making that spoilt it
+            raise corrupt(version)
+        raise gone(version)
+
+    def gone(version: int) -> Overwritten:
+        return Overwritten(
+            f"state {name!r}: version {version} is gone, its slot is version {version + slots}'s: the writer is at"
+            f" {words[INTENT]}, and {slots} slots keep {slots - 1} versions. Read it sooner, or make the writer with"
+            f" more slots"
+        )
+
     def gave_up(first: Optional[int]) -> Exception:
         version = words[LATEST]
         if version == first:  # the writer rests, so nothing of its making spoils a copy
-            length, intent = words[where[version % slots].length], words[INTENT]
-            return CorruptSegment(
-                f"state {name!r}: version {version} is not whole though nobody writes: LENGTH {length} of"
-                f" {stride} at most, INTENT {intent}{', checksum differs' if checked else ''}; somebody else"
-                f" has overwritten it. Restart its writer"
-            )
+            return corrupt(version)
         return ReadTimeout(
             f"state {name!r}: no whole copy in {tries} tries, from version {first} to {version}: the writer"
             f" overwrites {slots} slots faster than one is copied. Make it with more slots, or publish less often"
+        )
+
+    def corrupt(version: int) -> CorruptSegment:
+        length, intent = words[where[version % slots].length], words[INTENT]
+        return CorruptSegment(
+            f"state {name!r}: version {version} is not whole though nobody writes: LENGTH {length} of"
+            f" {stride} at most, INTENT {intent}{', checksum differs' if checked else ''}; somebody else"
+            f" has overwritten it. Restart its writer"
         )
 
     def read_bytes_in_full() -> bytes:
@@ -280,4 +331,5 @@ def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT
         nonlocal words
         words = _Retired(error)
 
-    return Reading(read_bytes_in_full if weak or checked else read_bytes, snapshot, latest, heartbeat, retries, retire)
+    quickest = read_bytes_in_full if weak or checked else read_bytes
+    return Reading(quickest, snapshot, of_version, is_whole, gone, latest, heartbeat, retries, retire)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+import weakref
+from typing import Any, Callable, NamedTuple, Optional, Tuple, TypeVar
 
 from shmstate import memory, ownership, protocol
 from shmstate.codecs import CodecLike, codec_for_reading
 from shmstate.compat import require_platform
-from shmstate.errors import DecodeError, InvalidOption, ReaderClosed, StateNotFound
+from shmstate.errors import DecodeError, InvalidOption, Overwritten, ReaderClosed, ReadTimeout, StateNotFound
 from shmstate.handle import Handle
+from shmstate.view import View
+
+_T = TypeVar("_T")
 
 _LONGEST_NAP = 0.01
 
@@ -25,6 +29,13 @@ class Snapshot(NamedTuple):
     def age(self) -> float:
         """Seconds since this version was published."""
         return _seconds_since(self.published_ns)
+
+
+class History(NamedTuple):
+    """What was published since. ``missed``: versions that were overwritten before they were read."""
+
+    snapshots: Tuple[Snapshot, ...]
+    missed: int
 
 
 class StateReader(Handle):
@@ -68,6 +79,7 @@ class StateReader(Handle):
         except BaseException:
             self._segment.close()
             raise
+        self._views: weakref.WeakSet[View] = weakref.WeakSet()
         self._steps = protocol.open_reading(self._segment, self._segment.layout, name, tries)
         self._latest = self._steps.latest
         retire = self._steps.retire
@@ -78,11 +90,13 @@ class StateReader(Handle):
     def read(self) -> Snapshot:
         """The latest state with its version and time. Raises as ``get``."""
         payload, version, published = self._steps.snapshot()
+        return Snapshot(self._decoded(payload, version), version, published)
+
+    def _decoded(self, payload: bytes, version: int) -> Any:
         try:
-            value = self._codec.decode(payload)
+            return self._codec.decode(payload)
         except Exception as error:
             raise _not_decoded(self.name, payload, f"version {version}", error) from error
-        return Snapshot(value, version, published)
 
     def read_with_staleness(self) -> Tuple[Snapshot, float]:
         """``read()``, with the seconds since the writer last vouched for it (see ``staleness``)."""
@@ -111,21 +125,85 @@ class StateReader(Handle):
 
         return Snapshot(*self._steps.snapshot(take))
 
+    def view(self) -> View:
+        """The latest state's bytes themselves, not copied: for large ones. Use it as a with-block; see View.
+
+        Raises NotPublished, ReadTimeout.
+        """
+        (start, stop), version, published = self._steps.snapshot(protocol.range_only)
+        view = View(self.name, self._segment.view[start:stop], version, published, self._steps)
+        self._views.add(view)
+        return view
+
+    def apply(self, function: Callable[[memoryview], _T]) -> _T:
+        """``function(data)`` of the latest state's live bytes, called again until they held still for it.
+
+        For a sum, a maximum, one field: what it returns must not refer to ``data``. It may see bytes of two versions at
+        once, and raise for it; then it is called again. After ``tries`` calls ReadTimeout; else raises as ``view``, what
+        ``function`` raises of a whole state, and ViewInUse if the bytes got away.
+        """
+        tries = int(self._options["tries"])
+        for _ in range(tries):
+            view = self.view()
+            try:
+                result = function(view.data)
+            except Exception:
+                if view.valid:
+                    raise
+                continue
+            if view.valid:
+                view.release()
+                return result
+        raise ReadTimeout(
+            f"state {self.name!r}: none of {tries} calls of {function!r} was through before the writer had overwritten"
+            f" what it was given. Make the writer with more slots, publish less often, or read() a copy"
+        )
+
+    def read_version(self, version: int) -> Snapshot:
+        """That very version, while it lasts: the last ``slots - 1`` are there.
+
+        Raises Overwritten, NotPublished if it is still to come, DecodeError, CorruptSegment, InvalidOption.
+        """
+        payload, version, published = self._steps.of_version(version)
+        return Snapshot(self._decoded(payload, version), version, published)
+
+    def read_since(self, version: int) -> History:
+        """All versions after ``version`` that are still there, oldest first, and how many were missed.
+
+        Empty if nothing newer is published. Raises DecodeError, CorruptSegment, InvalidOption.
+        """
+        if version < 0:
+            raise InvalidOption(f"state {self.name!r}: version {version}: give 0 for all")
+        latest = self._latest()
+        snapshots = []
+        for wanted in range(max(version + 1, latest - self.slots + 1, 1), latest + 1):
+            try:
+                snapshots.append(self.read_version(wanted))
+            except Overwritten:
+                continue
+        return History(tuple(snapshots), max(latest - version, 0) - len(snapshots))
+
+    def close(self) -> None:
+        """Let go of the segment. Idempotent. Raises ViewInUse, and stays open, while something refers to a view."""
+        for view in list(self._views):
+            view.release()
+        super().close()
+
     @property
     def nbytes(self) -> int:
         """Bytes of the latest state. Raises as ``read_bytes``."""
-        length: int = self._steps.snapshot(protocol.length_only)[0]
-        return length
+        start, stop = self._steps.snapshot(protocol.range_only)[0]
+        return int(stop - start)
 
     @property
     def age(self) -> float:
         """Seconds since the latest version was published. Raises as ``read_bytes``."""
-        return _seconds_since(self._steps.snapshot(protocol.length_only)[2])
+        return _seconds_since(self._steps.snapshot(protocol.range_only)[2])
 
     @property
     def staleness(self) -> float:
         """Seconds since the writer last vouched for the state: published it, or said that it is unchanged."""
-        published = self._steps.snapshot(protocol.length_only)[2]
+        published = self._steps.snapshot(protocol.range_only)[2]
         return _seconds_since(max(published, self._steps.heartbeat()))
 
     @property

@@ -80,12 +80,14 @@ def _describe(segment: memory.Segment) -> StateInfo:
     )
     steps = protocol.open_reading(segment, layout, segment.name)
     try:
-        nbytes, version, published = steps.snapshot(protocol.length_only)
+        (start, stop), version, published = steps.snapshot(protocol.range_only)
     except NotPublished:
         return info
     now = time.monotonic_ns()
     vouched = max(published, steps.heartbeat())
-    return info._replace(version=version, nbytes=nbytes, age=(now - published) / 1e9, staleness=(now - vouched) / 1e9)
+    return info._replace(
+        version=version, nbytes=stop - start, age=(now - published) / 1e9, staleness=(now - vouched) / 1e9
+    )
 
 
 def _was_given_up(draft: str, path: str) -> bool:

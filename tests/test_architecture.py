@@ -24,6 +24,7 @@ ORDER = (
     ("protocol",),
     ("codecs",),
     ("handle",),
+    ("view",),
     ("writer", "reader"),
     ("registry",),
     ("query", "sync"),

@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -97,7 +98,22 @@ def ways_to_read(reader: shmstate.StateReader, room: bytearray) -> List[Callable
     def as_told(snapshot: shmstate.Snapshot) -> Tuple[int, Any]:
         return snapshot.version, snapshot.value
 
+    def by_view() -> Tuple[int, Any]:
+        while True:
+            with suppress(shmstate.Overwritten), reader.view() as view:
+                payload = bytes(view.data)
+                if view.valid:
+                    return view.version, payload
+
+    def by_version() -> Tuple[int, Any]:
+        while True:
+            with suppress(shmstate.Overwritten):
+                return as_told(reader.read_version(reader.version))
+
     return [
+        by_view,
+        by_version,
+        lambda: by_its_own_word(lambda: reader.apply(bytes)),
         lambda: by_its_own_word(reader.read_bytes),
         lambda: by_its_own_word(reader.get),
         lambda: as_told(reader.read()),

@@ -5,14 +5,23 @@ import signal
 import sys
 import threading
 import types
+from contextlib import suppress
 from functools import partial
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Set, Tuple, Type
 
 import pytest
 
 from shmstate import protocol
-from shmstate.errors import CorruptSegment, NotPublished, ReadTimeout, ReentrantPublish, StateTooLarge
-from shmstate.layout import HEARTBEAT, LATEST, NEVER_WRITTEN, PAGE
+from shmstate.errors import (
+    CorruptSegment,
+    InvalidOption,
+    NotPublished,
+    Overwritten,
+    ReadTimeout,
+    ReentrantPublish,
+    StateTooLarge,
+)
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, PAGE
 from shmstate.protocol import Publishing, Reading
 from tests.core.stand_in import STRIDE, Bytes, Stopped, View, layout
 
@@ -213,13 +222,14 @@ def test_growth_commits_the_new_length_once_a_slot() -> None:
     assert play.writing.commits == [(PAGE + STRIDE, STRIDE), (PAGE, STRIDE)]
 
 
-def test_the_length_only_is_taken_of_a_checked_state_too() -> None:
+def test_the_range_only_is_taken_of_a_checked_state_too() -> None:
     play = scene(checksum=True)
     play.publish()
 
-    taken, version, _ = play.reader.snapshot(protocol.length_only)
+    taken, version, _ = play.reader.snapshot(protocol.range_only)
 
-    assert (taken, version) == (len(payload_of(1)), 1)
+    start = PAGE + STRIDE
+    assert (taken, version) == ((start, start + len(payload_of(1))), 1)
 
 
 def test_a_beat_is_seen_by_the_reader() -> None:
@@ -253,7 +263,10 @@ def test_a_retired_side_raises_what_it_was_retired_with() -> None:
     for call in writers:
         with pytest.raises(LookupError, match="writer"):
             call()
-    for read in (play.reader.read_bytes, play.reader.snapshot, play.reader.latest, play.reader.heartbeat):
+    side = play.reader
+    readers: List[Callable[[], object]] = [side.read_bytes, side.snapshot, side.latest, side.heartbeat]
+    readers += [partial(side.of_version, 1), partial(side.is_whole, 1), partial(side.gone, 1)]
+    for read in readers:
         with pytest.raises(LookupError, match="reader"):
             read()
 
@@ -376,6 +389,20 @@ def whole_snapshot_of(play: Scene) -> Tuple[bytes, Optional[int]]:
     return snapshot_of(play.reader)
 
 
+def version_before_the_last_of(play: Scene) -> Tuple[bytes, Optional[int]]:
+    """The oldest that K slots keep; that it is gone may only be said if it is."""
+    version = play.shared.words[LATEST] - play.shared.shape.slots + 2
+    try:
+        payload, told, _ = play.reader.of_version(version)
+    except Overwritten as error:
+        if play.shared.words[INTENT] - version < play.shared.shape.slots:
+            raise Torn(f"version {version} is there") from error
+        return payload_of(play.shared.words[LATEST]), None
+    if (payload, told) != (payload_of(version), version):
+        raise Torn(f"{payload!r} as version {version}")
+    return payload_of(play.shared.words[LATEST]), None
+
+
 def reads_with_one_interruption(
     read: Callable[[Scene], Tuple[bytes, Optional[int]]],
     slots: int,
@@ -436,6 +463,7 @@ def mutant(*replacements: Tuple[str, str, int]) -> Any:
 
 
 W1, W3 = "words[intent_at] = version", "words[latest_at] = version"
+LOAD_AHEAD = "ahead[:] = [words[n] for _, n in lengths]"
 R4_QUICK, R4_FULL = "words[intent_at] - version < slots", "words[INTENT] - version < slots"
 MUTANTS = {
     "R4 allows one publish too many": [("- version < slots", "- version <= slots", 2)],
@@ -453,19 +481,25 @@ MUTANTS = {
         ("where[version % slots]", "where[0]", 2),
     ],
     "LENGTH is loaded before LATEST": [
-        ("version: int = words[latest_at]  # R1", "ahead = [words[n] for _, n in lengths]; version = words[LATEST]", 1),
-        ("version: int = words[LATEST]  # R1", "ahead = [words[n] for _, n in lengths]; version = words[LATEST]", 1),
+        ("    spoilt = 0  #", "    ahead, spoilt = [0] * slots, 0  #", 1),
+        ("version: int = words[latest_at]  # R1", f"{LOAD_AHEAD}; version = words[LATEST]", 1),
+        ("version: int = words[LATEST]  # R1", f"{LOAD_AHEAD}; version = words[LATEST]", 1),
+        ("latest_version = words[LATEST]  # R1", f"{LOAD_AHEAD}; latest_version = words[LATEST]", 1),
         ("length: int = words[length_at]", "length = ahead[version % slots]", 2),
     ],
 }
+#: A version that was whole before the read began stays whatever these do to the next one.
+HARMLESS_TO_OLD_VERSIONS = ("W3 comes before the payload", "LENGTH is loaded before LATEST")
 
 
-@pytest.mark.parametrize("read", [read_bytes_of, whole_snapshot_of])
-@pytest.mark.parametrize("change", MUTANTS.values(), ids=MUTANTS)
+@pytest.mark.parametrize("read", [read_bytes_of, whole_snapshot_of, version_before_the_last_of])
+@pytest.mark.parametrize("mutation", MUTANTS)
 def test_a_mutant_of_the_protocol_is_caught(
-    change: List[Tuple[str, str, int]], read: Callable[[Scene], Tuple[bytes, Optional[int]]]
+    mutation: str, read: Callable[[Scene], Tuple[bytes, Optional[int]]]
 ) -> None:
-    code = mutant(*change)
+    if read is version_before_the_last_of and mutation in HARMLESS_TO_OLD_VERSIONS:
+        pytest.skip("it spoils the next version alone")
+    code = mutant(*MUTANTS[mutation])
 
     with pytest.raises((Torn, IndexError, KeyError)):
         for slots in SLOTS:
@@ -474,6 +508,59 @@ def test_a_mutant_of_the_protocol_is_caught(
 
 def test_a_mutant_that_changes_nothing_is_not_caught() -> None:
     assert list(reads_with_one_interruption(read_bytes_of, 2, code=mutant()))
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("slots", SLOTS)
+def test_a_version_is_whole_or_gone_whatever_is_published_in_between(slots: int, checksum: bool) -> None:
+    interruptions = list(reads_with_one_interruption(version_before_the_last_of, slots, checksum=checksum))
+
+    assert max(place for place, _ in interruptions) >= 6
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+def test_a_version_is_whole_until_its_slot_is_taken_and_from_then_on_never_again(slots: int) -> None:
+    steps = accesses_of_a_publish(slots, slots)
+    seen = []
+    for stop in range(steps + 1):
+        play = scene(slots)
+        play.publish(slots)
+        play.writing.stop_before(stop)
+        with suppress(Stopped):
+            play.publish()
+
+        start = PAGE + STRIDE * (1 % slots)
+        is_untouched = play.shared.data[start : start + len(payload_of(1))] == payload_of(1)
+        seen.append((play.reader.is_whole(1), is_untouched))
+
+    assert (True, False) not in seen
+    assert {(True, True), (False, False)} <= set(seen)
+    assert seen == sorted(seen, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "said"),
+    [
+        (0, InvalidOption, "version 0: the first is 1"),
+        (6, NotPublished, "version 6 is not published yet; the latest is 5"),
+        (1, Overwritten, "version 1 is gone, its slot is version 5's: the writer is at 5, and 4 slots keep 3 versions"),
+    ],
+)
+def test_a_version_that_is_not_there_is_said_so(version: int, error: Type[Exception], said: str) -> None:
+    play = scene(4)
+    play.publish(5)
+
+    with pytest.raises(error, match=f"'{NAME}': {said}"):
+        play.reader.of_version(version)
+
+
+def test_an_old_version_that_somebody_else_changed_is_corruption() -> None:
+    play = scene(4, checksum=True)
+    play.publish(3)
+    play.shared.data[PAGE + 2 * STRIDE] ^= 1
+
+    with pytest.raises(CorruptSegment, match=r"version 2 is not whole though nobody writes.*checksum differs"):
+        play.reader.of_version(2)
 
 
 @pytest.mark.parametrize("slots", SLOTS)

@@ -6,7 +6,7 @@ import os
 import pickle
 import threading
 import time
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -17,8 +17,10 @@ from shmstate import (
     InvalidName,
     InvalidOption,
     NotPublished,
+    Overwritten,
     ReaderClosed,
     ReadTimeout,
+    Snapshot,
     StateNotFound,
     StateReader,
     StateWriter,
@@ -62,10 +64,14 @@ READS: Dict[str, Callable[[StateReader], object]] = {
     "nbytes": lambda reader: reader.nbytes,
     "age": lambda reader: reader.age,
     "staleness": lambda reader: reader.staleness,
+    "view": lambda reader: reader.view(),
+    "apply": lambda reader: reader.apply(bytes),
 }
 LOOKS: Dict[str, Callable[[StateReader], object]] = {
     "version": lambda reader: reader.version,
     "writer_alive": lambda reader: reader.writer_alive,
+    "read_version": lambda reader: reader.read_version(1),
+    "read_since": lambda reader: reader.read_since(0),
 }
 
 
@@ -183,6 +189,72 @@ def test_read_into_what_cannot_be_written_is_a_type_error(name: str, buffer: Any
 
         with pytest.raises(TypeError):
             reader.read_into(buffer)
+
+
+def test_older_versions_are_read_while_they_last(name: str) -> None:
+    with StateWriter(name, slots=4) as writer, StateReader(name) as reader:
+        for number in range(1, 11):
+            writer.publish({"number": number})
+
+        assert [reader.read_version(version).value["number"] for version in (8, 9, 10)] == [8, 9, 10]
+        assert reader.read_version(10) == reader.read()
+        with pytest.raises(Overwritten, match="version 5 is gone"):
+            reader.read_version(5)
+        with pytest.raises(NotPublished, match="version 11 is not published yet; the latest is 10"):
+            reader.read_version(11)
+
+
+@pytest.mark.parametrize(("since", "there", "missed"), [(0, [7, 8, 9, 10], 6), (7, [8, 9, 10], 0), (9, [10], 0)])
+def test_what_was_published_since_is_read_and_what_was_missed_is_counted(
+    name: str, since: int, there: List[int], missed: int
+) -> None:
+    with StateWriter(name, slots=4) as writer, StateReader(name) as reader:
+        for number in range(1, 11):
+            writer.publish(number)
+
+        history = reader.read_since(since)
+
+        assert [snapshot.value for snapshot in history.snapshots] == there
+        assert [snapshot.version for snapshot in history.snapshots] == there
+        assert history.missed == missed
+
+
+@pytest.mark.parametrize("since", [10, 11, 1000])
+def test_nothing_was_published_since(name: str, since: int) -> None:
+    with StateWriter(name) as writer, StateReader(name) as reader:
+        assert reader.read_since(0) == ((), 0)
+        for number in range(1, 11):
+            writer.publish(number)
+
+        assert reader.read_since(since) == ((), 0)
+
+
+def test_what_is_overwritten_while_it_is_read_counts_as_missed(name: str) -> None:
+    with StateWriter(name, slots=4) as writer, StateReader(name) as reader:
+        for number in range(1, 11):
+            writer.publish(number)
+        read_version = reader.read_version
+
+        def overtaken(version: int) -> Snapshot:
+            if version == 8:
+                writer.publish(11)
+                writer.publish(12)
+            return read_version(version)
+
+        reader.read_version = overtaken  # type: ignore[method-assign]
+        history = reader.read_since(6)
+
+    assert [snapshot.version for snapshot in history.snapshots] == [7, 9, 10]
+    assert history.missed == 1
+
+
+def test_a_version_below_0_is_an_invalid_option(name: str) -> None:
+    with StateWriter(name) as writer, StateReader(name) as reader:
+        writer.publish(1)
+        with pytest.raises(InvalidOption, match="version -1: give 0 for all"):
+            reader.read_since(-1)
+        with pytest.raises(InvalidOption, match="version 0: the first is 1"):
+            reader.read_version(0)
 
 
 def test_what_was_read_does_not_change_when_more_is_published(name: str) -> None:

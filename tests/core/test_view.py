@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any, Callable, Dict, List
+
+import pytest
+
+from shmstate import (
+    NotPublished,
+    Overwritten,
+    ReaderClosed,
+    ReadTimeout,
+    StateReader,
+    StateWriter,
+    View,
+    ViewInUse,
+)
+
+SLOTS = 4
+
+
+def open_both(name: str, **options: Any) -> Any:
+    writer = StateWriter(name, codec="raw", slots=SLOTS, **options)
+    return writer, StateReader(name)
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "checksum"])
+def both(request: pytest.FixtureRequest, name: str) -> Any:
+    writer, reader = open_both(name, checksum=request.param)
+    with writer, reader:
+        yield writer, reader
+
+
+def publish(writer: StateWriter, times: int) -> None:
+    for _ in range(times):
+        writer.publish_bytes(bytes([writer.version + 1]) * 100)
+
+
+def test_a_view_is_the_latest_state_and_no_copy(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 3)
+
+    with reader.view() as view:
+        assert (view.version, bytes(view.data), view.valid) == (3, b"\3" * 100, True)
+        assert view.published_ns == reader.read().published_ns
+        assert 0 < view.age < 60
+        assert repr(view) == f"<View of {reader.name!r} version 3>"
+        view.check()
+
+
+def test_a_view_cannot_be_written_to(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    with reader.view() as view:
+        with pytest.raises(TypeError, match="read-only"):
+            view.data[0] = 1
+
+
+def test_a_view_lasts_until_its_slot_is_taken(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    valid = []
+
+    view = reader.view()
+    for _ in range(SLOTS + 1):
+        valid.append(view.valid)
+        publish(writer, 1)
+
+    assert valid == [True] * SLOTS + [False]
+    said = f"'{reader.name}': version 1 is gone, its slot is version 5's: the writer is at 6, and 4 slots keep 3"
+    with pytest.raises(Overwritten, match=said):
+        view.check()
+
+
+def test_leaving_the_block_tells_that_the_bytes_were_overwritten(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    with pytest.raises(Overwritten, match="version 1 is gone"):
+        with reader.view():
+            publish(writer, SLOTS)
+
+
+def test_an_error_of_torn_bytes_is_told_as_what_it_comes_from(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    torn = ValueError("cannot be read")
+
+    with pytest.raises(Overwritten) as caught:
+        with reader.view():
+            publish(writer, SLOTS)
+            raise torn
+
+    assert caught.value.__cause__ is torn
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_an_interruption_stays_one(both: Any, spoilt: bool) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        with reader.view():
+            publish(writer, SLOTS * spoilt)
+            raise KeyboardInterrupt
+
+
+def test_an_error_in_a_block_whose_bytes_are_whole_stays_what_it_is(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    with pytest.raises(ValueError, match="mine"):
+        with reader.view() as view:
+            held = pickle.PickleBuffer(view.data)
+            raise ValueError("mine")
+    held.release()
+
+
+def test_a_view_of_nothing_is_not_published(both: Any) -> None:
+    with pytest.raises(NotPublished):
+        both[1].view()
+
+
+# What refers to the bytes, and for how long.
+
+
+def test_the_bytes_cannot_be_used_after_the_block(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    with reader.view() as view:
+        pass
+    view.release()
+
+    with pytest.raises(ValueError, match="released memoryview"):
+        bytes(view.data)
+
+
+def test_an_array_that_outlives_the_block_is_told_and_may_then_be_dropped(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    with pytest.raises(ViewInUse, match="still refers to the bytes of the view of version 1, such as an array"):
+        with reader.view() as view:
+            array = pickle.PickleBuffer(view.data)  # holds the bytes as an array of NumPy's does
+
+    array.release()
+    view.release()
+
+
+def test_a_reader_whose_view_is_in_use_does_not_close_and_works_on(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    view = reader.view()
+    array = pickle.PickleBuffer(view.data)
+
+    with pytest.raises(ViewInUse, match=f"'{reader.name}'.*version 1"):
+        reader.close()
+
+    assert reader.get() == b"\1" * 100
+    assert view.valid
+    array.release()
+    reader.close()
+    with pytest.raises(ReaderClosed):
+        _ = view.valid
+
+
+def test_closing_a_reader_releases_its_views(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    view = reader.view()
+
+    reader.close()
+
+    with pytest.raises(ValueError, match="released memoryview"):
+        bytes(view.data)
+
+
+def test_slices_of_a_view_keep_the_bytes_mapped_and_closing_does_not_fail(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    with reader.view() as view:
+        part = view.data[10:20]
+
+    reader.close()
+
+    assert bytes(part) == b"\1" * 10
+    part.release()
+
+
+def test_views_that_are_dropped_are_forgotten(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    for _ in range(10):
+        reader.view()
+
+    assert len(reader._views) == 0
+
+
+# apply().
+
+
+def test_apply_gives_what_the_function_makes_of_the_latest_state(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 2)
+
+    assert reader.apply(sum) == 200
+    assert reader.apply(bytes) == reader.read_bytes()
+
+
+def test_apply_calls_again_when_the_bytes_were_overwritten_meanwhile(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    calls: List[int] = []
+
+    def disturbed(data: memoryview) -> int:
+        calls.append(data[0])
+        if len(calls) < 3:
+            publish(writer, SLOTS)
+        if len(calls) == 2:
+            raise ValueError("torn")
+        return data[0]
+
+    assert reader.apply(disturbed) == 9
+    assert calls == [1, 5, 9]
+
+
+def test_apply_ends_after_its_tries(name: str) -> None:
+    with StateWriter(name, codec="raw", slots=SLOTS) as writer, StateReader(name, tries=3) as reader:
+        publish(writer, 1)
+
+        with pytest.raises(ReadTimeout, match=f"'{name}': none of 3 calls of .* was through before the writer"):
+            reader.apply(lambda _: publish(writer, SLOTS))
+
+
+def test_what_the_function_raises_of_a_whole_state_is_raised(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    calls = []
+
+    def wrong(data: memoryview) -> None:
+        calls.append(1)
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        reader.apply(wrong)
+    assert calls == [1]
+
+
+def test_bytes_that_get_away_from_the_function_are_told(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    got: List[pickle.PickleBuffer] = []
+
+    with pytest.raises(ViewInUse):
+        reader.apply(lambda data: got.append(pickle.PickleBuffer(data)))
+
+    got.pop().release()
+
+
+USES: Dict[str, Callable[[View], object]] = {"valid": lambda view: view.valid, "check": lambda view: view.check()}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_a_view_of_a_closed_reader_says_so(both: Any, use: Callable[[View], object]) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    view = reader.view()
+    reader.close()
+
+    with pytest.raises(ReaderClosed, match=reader.name):
+        use(view)
