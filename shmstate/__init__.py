@@ -34,6 +34,7 @@ from shmstate.errors import (
     WorkerDied,
     WriterClosed,
 )
+from shmstate.instant import Instant, snapshot
 from shmstate.pool import WorkerPool
 from shmstate.query import Answer, QueryService
 from shmstate.reader import History, Snapshot, StateReader
@@ -54,6 +55,7 @@ __all__ = [
     "EncodeError",
     "HandleClosed",
     "History",
+    "Instant",
     "InvalidName",
     "InvalidOption",
     "LayoutMismatch",
@@ -70,6 +72,7 @@ __all__ = [
     "ReentrantPublish",
     "ShmStateError",
     "Snapshot",
+    "snapshot",
     "StateInfo",
     "StateNotFound",
     "StateReader",

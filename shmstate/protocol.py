@@ -317,6 +317,8 @@ def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT
         return payload
 
     def latest() -> int:
+        if weak:
+            fence()  # after whatever was read before: instant.py asks whether that is still the latest
         version: int = words[LATEST]
         return version
 

@@ -89,7 +89,15 @@ class StateReader(Handle):
 
     def read(self) -> Snapshot:
         """The latest state with its version and time. Raises as ``get``."""
-        payload, version, published = self._steps.snapshot()
+        return self.decode(self.read_encoded())
+
+    def read_encoded(self) -> Snapshot:
+        """``read()``, its value left as the bytes that were published, for ``decode()`` later. Raises as ``read_bytes``."""
+        return Snapshot(*self._steps.snapshot())
+
+    def decode(self, encoded: Snapshot) -> Snapshot:
+        """What ``read_encoded()`` gave, with the value that its bytes stand for. Raises DecodeError."""
+        payload, version, published = encoded
         return Snapshot(self._decoded(payload, version), version, published)
 
     def _decoded(self, payload: bytes, version: int) -> Any:
@@ -164,8 +172,7 @@ class StateReader(Handle):
 
         Raises Overwritten, NotPublished if it is still to come, DecodeError, CorruptSegment, InvalidOption.
         """
-        payload, version, published = self._steps.of_version(version)
-        return Snapshot(self._decoded(payload, version), version, published)
+        return self.decode(Snapshot(*self._steps.of_version(version)))
 
     def read_since(self, version: int) -> History:
         """All versions after ``version`` that are still there, oldest first, and how many were missed.

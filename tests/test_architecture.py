@@ -27,7 +27,7 @@ ORDER = (
     ("view",),
     ("writer", "reader"),
     ("registry",),
-    ("query", "sync"),
+    ("query", "sync", "instant"),
     ("worker",),
     ("member",),
     ("pool",),

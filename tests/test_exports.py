@@ -33,7 +33,7 @@ EXTRAS = {"greenlet", "hypothesis", "matplotlib", "psutil", "pytest", "pytest_sh
 
 def out_of_order(names: Sequence[str]) -> List[str]:
     """Each name that stands before one that should come first, upper and lower case alike."""
-    return [name for name, after in zip(names, names[1:]) if name.casefold() >= after.casefold()]
+    return [name for name, after in zip(names, names[1:]) if (name.casefold(), name) >= (after.casefold(), after)]
 
 
 def not_exported(module: ModuleType, names: Sequence[str]) -> List[str]:

@@ -7,6 +7,7 @@ of JSON: what was seen, for the test to judge. Writers publish states that certi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -47,6 +48,18 @@ def write_growing(name: str, largest: int, until: Connection) -> None:
         while not until.poll(0):
             writer.publish_bytes(payload_of(writer.version + 1, length))
             length = 100 if length == largest else min(largest, length + length // 10)
+
+
+def write_in_turn(names: List[str], until: Connection) -> None:
+    """Publish the same number in one state after the other, in bursts, until the pipe says something."""
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(shmstate.StateWriter(name)) for name in names]
+        number = 0
+        while not until.poll(0.0003):
+            for _ in range(20):
+                number += 1
+                for writer in writers:
+                    writer.publish(number)
 
 
 def write_until_killed(name: str) -> None:
@@ -140,6 +153,33 @@ def race(method: str, writers: int, readers: int, slots: int, reads: int, moves:
             (ours, start(context, read_flat_out, names[index % writers], reads, moves, max(lengths), theirs))
         )
     return judge(reports, processes, ends)
+
+
+def together(method: str, states: int, snapshots: int, again: int) -> Report:
+    """Snapshots of several states that one process publishes in turn: at any instant the first is at most one ahead.
+
+    Until there were so many, and so many of these met the writer at work.
+    """
+    context = multiprocessing.get_context(method)
+    names = [own(f"turn{index}") for index in range(states)]
+    theirs, ours = context.Pipe(duplex=False)
+    process = start(context, write_in_turn, names, theirs)
+    seen: Report = {"together": 0, "apart": 0, "wrong": 0, "again": 0}
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(shmstate.StateReader(name, timeout=_PATIENCE)) for name in names]
+        while not readers[-1].version:
+            os.sched_yield()
+        deadline = time.monotonic() + _PATIENCE
+        while seen["together"] < snapshots or (seen["again"] < again and time.monotonic() < deadline):
+            found = shmstate.snapshot(readers[::-1])
+            numbers = [one.value for one in found.snapshots[::-1]]
+            in_turn = numbers == sorted(numbers, reverse=True) and numbers[0] - numbers[-1] <= 1
+            seen["together" if found.together else "apart"] += 1
+            seen["wrong"] += found.together and not in_turn
+            seen["again"] += found.sweeps > 1
+    ours.send(None)
+    process.join(_PATIENCE)
+    return {**seen, "exit": process.exitcode}
 
 
 def growth(method: str, readers: int, largest: int) -> Report:

@@ -69,6 +69,15 @@ def test_readers_of_a_writer_that_never_rests_see_whole_states_in_order(
     assert_readers_saw_only_whole_states(report, readers=1, reads=reads, moves=100)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_states_that_are_said_to_be_of_one_instant_are(run: Any, method: str) -> None:
+    seen = run("together", method, 3, 3000, 20)
+
+    assert (seen["wrong"], seen["exit"]) == (0, 0)
+    assert seen["together"] >= 3000
+    assert seen["again"] >= 20  # otherwise the writer was never met, and nothing was shown
+
+
 def test_a_state_grows_from_100_bytes_to_10_megabytes_under_readers(run: Any) -> None:
     report = run("growth", "spawn", 2, 10_000_000)
 
