@@ -477,10 +477,6 @@ class Adder:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.hang()
 
-    def nap(self) -> None:
-        time.sleep(0.01)
-        self.handle(1)
-
 
 class Restored(Adder):
     """Goes on where its predecessor left off."""

@@ -85,10 +85,20 @@ def test_messages_go_in_and_states_come_out(prefix: str, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_shutdown_drains_the_inbox_and_final_states_can_be_queried(prefix: str, method: str) -> None:
+def test_shutdown_drains_the_inbox_and_final_states_can_be_queried(
+    prefix: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=60)
+    stop_soon = Member.stop_soon
+
+    def stop_soon_and_continue(member: Member, timeout: float) -> None:
+        stop_soon(member, timeout)
+        os.kill(member.process.pid, signal.SIGCONT)
+
+    monkeypatch.setattr(Member, "stop_soon", stop_soon_and_continue)
+    os.kill(pool.pids["w1"], signal.SIGSTOP)  # so that all of it is in the inbox when the pool says stop
     for _ in range(30):
-        pool.send("w1", "nap")
+        pool.send("w1", 1)
 
     pool.shutdown()
     pool.shutdown()

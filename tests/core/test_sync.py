@@ -246,7 +246,8 @@ def test_a_state_that_takes_longer_than_the_interval_makes_ticks_fall_out_and_ne
     source = Source()
 
     def slow() -> int:
-        time.sleep(0.03)
+        began = time.monotonic()
+        until(lambda: time.monotonic() > began + 0.03)
         source()
         return source.taken
 

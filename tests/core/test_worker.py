@@ -122,10 +122,13 @@ def test_a_question_is_answered_ahead_of_the_inbox(employ: Employ) -> None:
 def test_told_to_stop_it_handles_what_came_before_publishes_and_removes_its_segment(employ: Employ, name: str) -> None:
     each = employ(Adder, interval=60)
     each.hear()
+    assert each.process.pid is not None
     with StateReader(name) as reader:
+        os.kill(each.process.pid, signal.SIGSTOP)
         for _ in range(10):
-            each.send("nap")
+            each.send(1)
         each.stop()
+        os.kill(each.process.pid, signal.SIGCONT)
 
         assert each.exit_code() == 0
         assert reader.get()["total"] == 10

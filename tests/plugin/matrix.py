@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from contextlib import suppress
 from importlib.util import find_spec
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
+
+from tests.core.children import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Far more than any of them takes; only a failure waits for it.
@@ -278,11 +279,14 @@ def finish(command: Sequence[str], output: Path, env: Dict[str, str], cwd: Path)
 
 def is_over(group: int, patience: float = 5.0) -> bool:
     """Whether all processes of the group end; the trackers of those that were killed take a moment."""
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
+
+    def is_empty() -> bool:
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
             return True
-        time.sleep(0.005)
-    return False
+        return False
+
+    with suppress(AssertionError):
+        until(is_empty, patience)
+    return is_empty()

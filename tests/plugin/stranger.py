@@ -166,6 +166,7 @@ class Namesake:
         self.name = name
         self.pid = 0
         self._path = os.path.join(SHM, name)
+        made, self._make_known = os.pipe()
         while self.pid != pid:
             if self.pid:
                 os.waitpid(self.pid, 0)
@@ -174,13 +175,15 @@ class Namesake:
             self.pid = os.fork()
             if not self.pid:
                 self._live(pid)
-        while not os.path.exists(self._path):
-            time.sleep(0.001)
+        os.close(self._make_known)
+        os.read(made, 1)  # or nothing, if it has ended
+        os.close(made)
 
     def _live(self, pid: int) -> None:
         try:
             if os.getpid() == pid:
                 with open(self._path, "xb"):
+                    os.write(self._make_known, b"1")
                     signal.pause()
         finally:
             os._exit(0)

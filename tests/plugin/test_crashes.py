@@ -24,7 +24,7 @@ UNTRACKED = """
 
     def hang():
         while True:
-            time.sleep(60)
+            signal.pause()
 
     def clean():
         segment = SharedMemory(create=True, size=10)
@@ -209,15 +209,24 @@ test_killed[spawn], segment 6002; test_killed[forkserver], segment 6003
 def test_a_service_is_known_as_one_though_it_was_seen_before_it_was_started_up(judge: Judge) -> None:
     judged = judge(
         """
-    import os, sys, time
+    import os, sys
 
-    def test_that_ends_while_a_tracker_is_started():
+    import pytest
+
+    @pytest.fixture(scope="module")
+    def wide():
+        "Its setup is where what is new is looked at."
+
+    def test_that_ends_while_a_tracker_is_started(request):
         alive, _ = os.pipe()
+        go_on, tell = os.pipe()
         os.set_inheritable(alive, True)
         if os.fork() == 0:
-            time.sleep(0.3)
+            os.read(go_on, 1)
             program = f"from multiprocessing.resource_tracker import main;main({alive})"
             os.execv(sys.executable, [sys.executable, "-c", program])
+        request.getfixturevalue("wide")
+        os.write(tell, b"1")
 
     def test_other():
         pass

@@ -14,13 +14,17 @@ from pytest_shmstate.notices import READ_SIZE, SOMEBODY_ELSE, UNSAID, Notice, No
 SOURCES = ["fanotify", "inotify", "stat"]
 
 
-@pytest.fixture(params=SOURCES)
-def notices(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Notices]:
-    notices = Notices(os.fspath(tmp_path), (request.param,))
-    if notices.source != request.param:
-        pytest.skip(f"{request.param} is not allowed here")
+def opened(source: str, folder: Path) -> Iterator[Notices]:
+    notices = Notices(os.fspath(folder), (source,))
+    if notices.source != source:
+        pytest.skip(f"{source} is not allowed here")
     yield notices
     notices.close()
+
+
+@pytest.fixture(params=SOURCES)
+def notices(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Notices]:
+    yield from opened(request.param, tmp_path)
 
 
 def names(found: List[Notice]) -> List[str]:
@@ -159,11 +163,7 @@ def test_no_regular_file_is_kept_open(notices: Notices) -> None:
 
 @pytest.fixture(params=["fanotify", "inotify"])
 def queue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Notices]:
-    queue = Notices(os.fspath(tmp_path), (request.param,))
-    if queue.source != request.param:
-        pytest.skip(f"{request.param} is not allowed here")
-    yield queue
-    queue.close()
+    yield from opened(request.param, tmp_path)
 
 
 def test_changes_within_a_tick_of_the_kernel_are_all_told(

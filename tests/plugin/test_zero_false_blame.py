@@ -15,13 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set
 
 import pytest
 
-from tests.core.children import ROOT
+from tests.core.children import ROOT, until
 from tests.plugin.innocent.beside import SOCKET
 from tests.plugin.innocent.order import EYES, SEED
 
@@ -55,12 +55,14 @@ class Round(NamedTuple):
     def unexplained(self, strangers: Set[str]) -> List[str]:
         """What is said to be somebody's, is not the stranger's, and stays: other tests beside this one remove theirs."""
         names = [leak["name"] for leak in self.report["leaks"] if leak["group"] in NOT_OURS]
-        left = [name for name in names if name not in strangers]
-        deadline = time.monotonic() + NEIGHBOURS_PATIENCE
-        while left and time.monotonic() < deadline:
-            left = [name for name in left if os.path.lexists(f"/dev/shm/{name}")]
-            time.sleep(0.01)
-        return left
+        others = [name for name in names if name not in strangers]
+
+        def left() -> List[str]:
+            return [name for name in others if os.path.lexists(f"/dev/shm/{name}")]
+
+        with suppress(AssertionError):
+            until(lambda: not left(), NEIGHBOURS_PATIENCE)
+        return left()
 
 
 class Stranger:

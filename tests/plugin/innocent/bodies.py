@@ -12,7 +12,8 @@ from typing import Any, Dict, NoReturn
 
 import shmstate
 from pytest_shmstate import ready
-from tests.plugin.innocent.parts import PYTHON, until, untracked
+from tests.core.children import until
+from tests.plugin.innocent.parts import PYTHON, untracked
 
 #: What this process keeps from one call to the next.
 KEPT: Dict[str, SharedMemory] = {}
@@ -33,15 +34,13 @@ resource_tracker.unregister("/" + sys.argv[1], "shared_memory")
 segment.close()
 """
 MAKE_AND_REMOVE_AT_EXIT = """
-import atexit, os, sys, time
+import atexit, os, sys
 from multiprocessing.shared_memory import SharedMemory
-def wait():
-    while not os.path.exists(sys.argv[1]):
-        time.sleep(0.002)
+from tests.core.children import until
 segment = SharedMemory(create=True, size=10)
 atexit.register(segment.unlink)
 atexit.register(segment.close)
-atexit.register(wait)
+atexit.register(until, lambda: os.path.exists(sys.argv[1]))
 """
 #: Makes a segment for each line it reads, and removes them at an empty one: forks of others may keep its input open.
 SERVE = """

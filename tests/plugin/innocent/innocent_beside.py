@@ -32,8 +32,9 @@ from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
+from tests.core.children import until
 from tests.plugin.innocent import beside
-from tests.plugin.innocent.parts import FORK, PYTHON, SHM, attached, new_name, until
+from tests.plugin.innocent.parts import FORK, PYTHON, SHM, attached, new_name
 
 #: Who may write there says which pid comes next.
 LAST_PID = "/proc/sys/kernel/ns_last_pid"

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.children import until
 from tests.plugin.innocent import bodies
-from tests.plugin.innocent.parts import PYTHON, SPAWN, in_a_fork, new_path, until
+from tests.plugin.innocent.parts import PYTHON, SPAWN, in_a_fork, new_path
 
 #: For a shell: wait until the test is over, with the file that then comes as its last argument.
 WAIT = 'until test -e "$1"; do sleep 0.01; done'

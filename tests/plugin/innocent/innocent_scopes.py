@@ -37,8 +37,9 @@ from typing import Any, Iterator
 
 import pytest
 
+from tests.core.children import until
 from tests.plugin.innocent.owners import Cache, Finalized, Replacing, Rolling, Service
-from tests.plugin.innocent.parts import SPAWN, Pool, is_there, until
+from tests.plugin.innocent.parts import SPAWN, Pool, is_there
 
 SEGMENT = SharedMemory(create=True, size=100)
 LOCK = SPAWN.Lock()

@@ -25,8 +25,9 @@ import pytest
 import shmstate
 from pytest_shmstate import LeakError, States, Workers, check_leaks, unique_prefix
 from pytest_shmstate.check import LeakChecks
+from tests.core.children import until
 from tests.plugin.innocent import bodies
-from tests.plugin.innocent.parts import is_there, new_name, until
+from tests.plugin.innocent.parts import is_there, new_name
 
 
 def test_a_writer_and_a_reader_come_and_go() -> None:

@@ -6,13 +6,11 @@ import multiprocessing
 import os
 import secrets
 import sys
-import time
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Callable, List
 
 SHM = "/dev/shm"
-PATIENCE = 30.0
 SPAWN: Any = multiprocessing.get_context("spawn")
 FORK: Any = multiprocessing.get_context("fork")
 FORKSERVER: Any = multiprocessing.get_context("forkserver")
@@ -33,14 +31,6 @@ def new_path(label: str) -> str:
 def is_there(name: str) -> bool:
     """Whether /dev/shm has it."""
     return os.path.lexists(os.path.join(SHM, os.path.basename(name)))
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what will come true by itself."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.002)
 
 
 def untracked(segment: SharedMemory) -> SharedMemory:
