@@ -114,7 +114,7 @@ def main(
         signal.signal(number, handler)
     leave = _Leave(Held(lifeline))
     signal.signal(signal.SIGTERM, leave)
-    os.register_at_fork(after_in_child=leave.make_up)
+    os.register_at_fork(after_in_child=leave.begin_fork)
     if leave.lifeline.is_cut:  # before it was held
         sys.exit(128 + signal.SIGTERM)
     _outgoing[:] = [Outgoing(pipe)]
@@ -125,8 +125,8 @@ class _Leave:
     """The handler of SIGTERM: leaves all blocks, once. A second one would interrupt what they do on the way out.
 
     One that nobody sends comes of the lifeline: the kernel tells its holders again whenever another of them lets go.
-    A fork of the worker ends as others do that have no handler. It may be in the middle of Python's own preparations,
-    which swallow exceptions.
+    A fork of the worker has no handler: what is sent only once must not be missed by it, and a handler of Python's is
+    not run if the signal comes between the last look for one and a call that waits.
     """
 
     def __init__(self, lifeline: Held) -> None:
@@ -149,8 +149,10 @@ class _Leave:
         if not is_leaving:
             sys.exit(128 + signum)
 
-    def make_up(self) -> None:
-        """In a fork: Python forgets the signals that reach one before it is set up; this one comes only once."""
+    def begin_fork(self) -> None:
+        """In a fork: end as others do that have no handler, also of what came before Python had set it up."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self.lifeline.is_cut:
             os.kill(os.getpid(), signal.SIGTERM)
 

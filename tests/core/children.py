@@ -32,11 +32,11 @@ PATIENCE = 30.0
 GRACE = 5.0
 
 
-def until(condition: Callable[[], object], timeout: float = PATIENCE) -> None:
+def until(condition: Callable[[], object], timeout: float = PATIENCE, *, name: str = "it") -> None:
     """Wait for what will come true by itself."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout} seconds"
+        assert time.monotonic() < deadline, f"{name}: not within {timeout} seconds"
         time.sleep(0.002)
 
 

@@ -803,16 +803,17 @@ def test_workers_that_are_never_left_end_with_their_process(start: Callable[...,
 )
 def test_workers_end_when_their_process_is_killed(start: Callable[..., Child], method: str, way: str) -> None:
     child = start(bodies.be_killed_with_workers, method)
-    pids = [int(word) for word in child.line().split()]
-    assert [has_ended(pid) for pid in pids] == [False] * 5
+    names = ("running", "stopped", "parent", "its program", "its fork")
+    pids = dict(zip(names, (int(word) for word in child.line().split())))
+    assert not any(map(has_ended, pids.values()))
 
     if way == "SIGKILL":
         child.kill()
     else:
         child.say("")
 
-    for pid in pids:
-        until(functools.partial(has_ended, pid), timeout=10)
+    for name, pid in pids.items():
+        until(functools.partial(has_ended, pid), timeout=10, name=name)
 
 
 def test_a_worker_that_is_told_twice_to_leave_gets_through_what_it_does_on_the_way_out(tmp_path: Path) -> None:
@@ -881,6 +882,14 @@ def test_a_fork_of_a_worker_that_comes_too_late_to_be_told_is_told_as_well() -> 
     assert process.exitcode == 1
     for end in (ours, theirs, process, lifeline):
         end.close()
+
+
+def test_a_fork_of_a_worker_misses_no_sigterm_that_comes_just_before_it_waits() -> None:
+    # As one does that has a handler written in Python: it is run between two instructions, not during the pause.
+    with Workers() as workers:
+        worker = workers.spawn(bodies.tell_what_sigterm_does_in_a_fork)
+
+        assert worker.result() == repr(signal.SIG_DFL)
 
 
 def test_a_lifeline_whose_files_were_closed_is_not_taken_for_what_has_their_numbers_now(
