@@ -16,7 +16,6 @@ from shmstate.errors import (
     HandleClosed,
     InvalidName,
     InvalidOption,
-    LayoutMismatch,
     NameInUse,
     NotPublished,
     OutOfSharedMemory,
@@ -35,9 +34,10 @@ from shmstate.errors import (
     WriterClosed,
 )
 from shmstate.instant import Instant, snapshot
+from shmstate.loan import Loan
 from shmstate.pool import WorkerPool
 from shmstate.query import Answer, QueryService
-from shmstate.reader import History, Snapshot, StateReader
+from shmstate.reader import Encoded, History, Snapshot, StateReader
 from shmstate.registry import StateInfo, list_states, reclaim
 from shmstate.sync import StateSync, SyncStats
 from shmstate.view import View
@@ -52,14 +52,15 @@ __all__ = [
     "CodecMismatch",
     "CorruptSegment",
     "DecodeError",
+    "Encoded",
     "EncodeError",
     "HandleClosed",
     "History",
     "Instant",
     "InvalidName",
     "InvalidOption",
-    "LayoutMismatch",
     "list_states",
+    "Loan",
     "Machine",
     "NameInUse",
     "NotPublished",

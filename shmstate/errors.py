@@ -8,7 +8,6 @@
     │   └── UnknownWorker        ... asked for through a QueryService or a WorkerPool
     ├── NotPublished             the segment is there, its first publish is not
     ├── NameInUse                another writer, alive, owns the state
-    ├── LayoutMismatch           a dead writer's segment has another shape than asked for
     ├── OutOfSharedMemory        /dev/shm is full; nothing was published
     ├── StateTooLarge            beyond max_size; nothing was published
     ├── CodecMismatch            the writer's codec is not the one the reader named
@@ -61,10 +60,6 @@ class NotPublished(ShmStateError):
 
 class NameInUse(ShmStateError):
     """A living writer owns the state."""
-
-
-class LayoutMismatch(ShmStateError):
-    """A dead writer left the state with another layout than the one asked for."""
 
 
 class OutOfSharedMemory(ShmStateError):

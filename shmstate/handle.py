@@ -14,13 +14,16 @@ class Handle:
     """One process's use of one state."""
 
     name: str
-    _segment: memory.Segment
     _options: Dict[str, Any]
     _latest: Callable[[], int]
 
     @property
+    def _segment(self) -> memory.Segment:
+        raise NotImplementedError
+
+    @property
     def max_size(self) -> int:
-        """Bytes a state may have."""
+        """Bytes that are reserved for a state now."""
         return self._segment.layout.stride
 
     @property

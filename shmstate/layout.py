@@ -2,7 +2,8 @@ r"""The byte map of a segment: where every word lives, and nothing that touches 
 
     page 0  0    MAGIC  LAYOUT  SLOTS  STRIDE  FLAGS  CREATED  OWNER_PID  OWNER_STARTED   8 words
             64   codec name, ASCII, NUL-padded                                            32 bytes
-            256  INTENT      version being written, or written last     \
+            256  INTENT      version being written, or written last;    \
+                             RETIRED: the state is moving, or has moved  |
             384  LATEST      version readers may take; 0: none yet       } a hot word each, two cache
             512  HEARTBEAT   CLOCK_MONOTONIC ns of the last sign of life /  lines apart (prefetch pairs)
             640  slot 0: LENGTH  PUBLISHED (CLOCK_MONOTONIC ns)  CHECKSUM                 64 bytes a slot
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import NamedTuple, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidName, InvalidOption
 
@@ -39,6 +40,9 @@ LATEST = 384 // WORD
 HEARTBEAT = 512 // WORD
 _FIRST_SLOT = 640 // WORD
 _SLOT_WORDS = 64 // WORD
+
+#: What INTENT holds once the state is on its way to another segment (S2 in protocol.py). No version comes near it.
+RETIRED = 2**64 - 1
 
 CODEC_BYTES = 32
 _CODEC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}")
@@ -147,8 +151,27 @@ def whole_pages(nbytes: int) -> int:
     return -(-nbytes // PAGE) * PAGE
 
 
-def pack_header(layout: Layout, identity: Identity) -> bytes:
-    """The header page of a new segment, complete: nothing published, no slot written."""
+class Content(NamedTuple):
+    """One published state, for the segment that it moves to."""
+
+    version: int
+    payload: Any
+    published_ns: int
+    checksum: int
+    heartbeat_ns: int
+
+
+def with_room_for(layout: Layout, nbytes: int) -> Layout:
+    """The layout with a reservation that a state of ``nbytes`` fits: doubled, so that growing states seldom move."""
+    largest = whole_pages(LARGEST_MAX_SIZE)
+    stride = layout.stride
+    while stride < min(nbytes, largest):
+        stride = min(2 * stride, largest)
+    return layout._replace(stride=stride)
+
+
+def pack_header(layout: Layout, identity: Identity, content: Optional[Content] = None) -> bytes:
+    """The header page of a new segment, complete: ``content`` published alone, or nothing, and no slot written."""
     page = bytearray(PAGE)
     flags = FLAG_CHECKSUM if layout.checksum else 0
     struct.pack_into("=8Q", page, 0, MAGIC, LAYOUT_VERSION, layout.slots, layout.stride, flags, *identity)
@@ -156,6 +179,12 @@ def pack_header(layout: Layout, identity: Identity) -> bytes:
     page[AT_CODEC * WORD : AT_CODEC * WORD + len(codec)] = codec
     for slot in layout.where:
         struct.pack_into("=Q", page, slot.length * WORD, NEVER_WRITTEN)
+    if content is not None:
+        slot = layout.where[content.version % layout.slots]
+        words = (len(content.payload), content.published_ns, content.checksum)
+        struct.pack_into("=3Q", page, slot.length * WORD, *words)
+        for index, value in ((INTENT, content.version), (LATEST, content.version), (HEARTBEAT, content.heartbeat_ns)):
+            struct.pack_into("=Q", page, index * WORD, value)
     return bytes(page)
 
 

@@ -21,7 +21,7 @@ import weakref
 from contextlib import suppress
 from multiprocessing import shared_memory
 from stat import S_ISREG, filemode
-from typing import Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from shmstate.compat import STRONGLY_ORDERED, create_shared_memory, map_shared
 from shmstate.errors import CorruptSegment, OutOfSharedMemory, StateNotFound, UntrustedSegment
@@ -32,6 +32,7 @@ from shmstate.layout import (
     OWNER_STARTED,
     PAGE,
     SHM_DIR,
+    Content,
     Identity,
     Layout,
     file_name,
@@ -76,7 +77,8 @@ class Segment:
         if writable:
             _writable.add(self)
 
-    def fence(self) -> None:
+    @staticmethod
+    def fence() -> None:
         """Order all earlier loads and stores before all later ones, where the machine would not."""
         # An acquire may let what came before it sink in, a release what comes after it rise in; a release followed
         # by an acquire lets nothing pass (both are sequentially consistent on ARMv8). Hence two turns.
@@ -158,8 +160,8 @@ def _close_what_was_forked() -> None:
 os.register_at_fork(after_in_child=_close_what_was_forked)
 
 
-def build(path: str, layout: Layout, identity: Identity, label: str) -> int:
-    """Make a complete segment at ``path``: header written, nothing published. Returns a descriptor of it.
+def build(path: str, layout: Layout, identity: Identity, label: str, content: Optional[Content] = None) -> int:
+    """Make a complete segment at ``path``: header written, ``content`` published, or nothing. Returns a descriptor of it.
 
     Raises OutOfSharedMemory, leaving nothing behind.
     """
@@ -168,7 +170,11 @@ def build(path: str, layout: Layout, identity: Identity, label: str) -> int:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             allocate(fd, 0, PAGE, label)
-            os.pwrite(fd, pack_header(layout, identity), 0)
+            os.pwrite(fd, pack_header(layout, identity, content), 0)
+            if content is not None and len(content.payload):
+                start = layout.where[content.version % layout.slots].start
+                allocate(fd, start, len(content.payload), label)
+                _write_all(fd, content.payload, start)
         except BaseException:
             os.close(fd)
             raise
@@ -178,6 +184,13 @@ def build(path: str, layout: Layout, identity: Identity, label: str) -> int:
         raise
     finally:
         made.close()
+
+
+def _write_all(fd: int, payload: Any, start: int) -> None:
+    left = memoryview(payload)
+    while left:  # one call writes 2 GiB at most
+        written = os.pwrite(fd, left, start)
+        start, left = start + written, left[written:]
 
 
 def _create(file: str, size: int, label: str) -> shared_memory.SharedMemory:

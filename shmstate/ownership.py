@@ -7,7 +7,8 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
         makes creation exclusive. Nobody ever attaches to half a segment.
     O2  The lock is taken on the descriptor that is mapped, and held by the map: it ends with close() or with the process.
     O3  Whoever locked an existing segment looks whether the name still leads to it before using it.
-    O4  Only the lock's holder removes a name; only if it still leads to the segment that is locked.
+    O4  Only the lock's holder removes a name, or gives it to a successor, complete and locked as well (``os.rename``,
+        S3 in protocol.py); only if it still leads to the segment that is locked.
     O5  Those who only ask (is the writer alive?) hold a shared lock for microseconds; so does `remove_if_dead` an
         exclusive one. A claimant waits CLAIM_GRACE before it believes in an owner.
 """
@@ -23,41 +24,39 @@ from typing import Optional
 
 from shmstate import memory
 from shmstate.compat import require_platform
-from shmstate.errors import LayoutMismatch, NameInUse, ShmStateError, StateNotFound
-from shmstate.layout import NEW_PREFIX, PAGE, SHM_DIR, Identity, Layout, parse_header
+from shmstate.errors import NameInUse, ShmStateError, StateNotFound
+from shmstate.layout import NEW_PREFIX, PAGE, SHM_DIR, Content, Identity, Layout, parse_header
 
 CLAIM_GRACE = 0.05
 _CLAIM_TRIES = 100
 
 
-def claim(name: str, wanted: Layout, checksum_matters: bool = True) -> memory.Segment:
-    """Own state ``name``: create its segment, or adopt the one a dead writer left.
+def claim(name: str, layout: Layout) -> memory.Segment:
+    """Own state ``name``: create its segment, or adopt the one a dead writer left, whatever its layout.
 
-    Waits CLAIM_GRACE at most for a lock. Raises NameInUse, LayoutMismatch, CorruptSegment, UntrustedSegment,
-    OutOfSharedMemory; then nothing has changed.
+    Waits CLAIM_GRACE at most for a lock. Raises NameInUse, CorruptSegment, UntrustedSegment, OutOfSharedMemory; then
+    nothing has changed.
     """
     require_platform()
     memory.path_of(name)
     for _ in range(_CLAIM_TRIES):
         with suppress(StateNotFound):
-            adopted = _adopt(name, wanted, checksum_matters)
+            adopted = _adopt(name)
             if adopted is not None:
                 return adopted
             continue
         with suppress(FileExistsError, FileNotFoundError):
-            return _create(name, wanted)
+            return _create(name, layout)
     raise NameInUse(
         f"state {name!r} appeared and vanished {_CLAIM_TRIES} times while it was claimed; choose one writer"
     )
 
 
 def _create(name: str, layout: Layout) -> memory.Segment:
-    identity = _own_identity()
-    draft = os.path.join(SHM_DIR, f"{NEW_PREFIX}{identity.owner_pid}.{identity.owner_started}.{secrets.token_hex(8)}")
-    fd = memory.build(draft, layout, identity, f"state {name!r}")
+    identity = own_identity()
+    draft = draft_of(identity)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        segment = memory.Segment(fd, name, layout, writable=True)
+        segment = build(draft, name, layout, identity)
         try:
             os.link(draft, segment.path)  # O1
         except BaseException:
@@ -65,36 +64,41 @@ def _create(name: str, layout: Layout) -> memory.Segment:
             raise
         return segment
     finally:
-        os.close(fd)
         with suppress(FileNotFoundError):
             os.unlink(draft)
 
 
-def _adopt(name: str, wanted: Layout, checksum_matters: bool) -> Optional[memory.Segment]:
-    """The dead writer's segment, or None if the name has meanwhile come to lead elsewhere."""
-    fd = memory.open_existing(name, writable=True)
+def draft_of(identity: Identity) -> str:
+    """A path for a segment that has no name yet."""
+    unique = secrets.token_hex(8)
+    return os.path.join(SHM_DIR, f"{NEW_PREFIX}{identity.owner_pid}.{identity.owner_started}.{unique}")
+
+
+def build(
+    draft: str, name: str, layout: Layout, identity: Identity, content: Optional[Content] = None
+) -> memory.Segment:
+    """A segment for state ``name`` at the path ``draft``, complete and locked. Raises OutOfSharedMemory."""
+    fd = memory.build(draft, layout, identity, f"state {name!r}", content)
     try:
-        _lock_or_name_owner(fd, name)
-        if not _leads_to(memory.path_of(name), os.fstat(fd).st_ino):  # O3
-            return None
-        found, identity = memory.read_header(fd, name)
-        if not checksum_matters:
-            wanted = wanted._replace(checksum=found.checksum)
-        if found != wanted:
-            raise LayoutMismatch(
-                f"state {name!r} was left by pid {identity.owner_pid}, now dead, with {_options(found)};"
-                f" this writer asks for {_options(wanted)}."
-                f" Open it with the same, or remove it first: shmstate reclaim {name}"
-            )
-        segment = memory.Segment(fd, name, found, writable=True)
-        segment.sign(_own_identity())
-        return segment
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # O2
+        return memory.Segment(fd, name, layout, writable=True)
     finally:
         os.close(fd)
 
 
-def _options(layout: Layout) -> str:
-    return f"codec={layout.codec!r} slots={layout.slots} max_size={layout.stride} checksum={layout.checksum}"
+def _adopt(name: str) -> Optional[memory.Segment]:
+    """The dead writer's segment, or None if the name has meanwhile come to lead elsewhere."""
+    fd = memory.open_existing(name, writable=True)
+    try:
+        _lock_or_name_owner(fd, name)
+        if not leads_to(memory.path_of(name), os.fstat(fd).st_ino):  # O3
+            return None
+        found, _ = memory.read_header(fd, name)
+        segment = memory.Segment(fd, name, found, writable=True)
+        segment.sign(own_identity())
+        return segment
+    finally:
+        os.close(fd)
 
 
 def _lock_or_name_owner(fd: int, name: str) -> None:
@@ -129,16 +133,22 @@ def _try_lock(fd: int, kind: int) -> bool:
     return True
 
 
-def _leads_to(path: str, inode: int) -> bool:
+def inode_at(path: str) -> Optional[int]:
+    """Which segment ``path`` leads to; None if to none."""
     try:
-        return os.stat(path, follow_symlinks=False).st_ino == inode
+        return os.stat(path, follow_symlinks=False).st_ino
     except FileNotFoundError:
-        return False
+        return None
+
+
+def leads_to(path: str, inode: int) -> bool:
+    """Whether ``path`` leads to the segment ``inode``."""
+    return inode_at(path) == inode
 
 
 def leads_elsewhere(path: str, inode: int) -> bool:
     """Whether ``path`` leads to a segment, and not to ``inode``."""
-    return os.path.lexists(path) and not _leads_to(path, inode)
+    return inode_at(path) not in (None, inode)
 
 
 def is_owned(path: str, inode: int) -> bool:
@@ -155,7 +165,7 @@ def is_owned(path: str, inode: int) -> bool:
 
 def disown(segment: memory.Segment, unlink: bool) -> None:
     """Give the state up, and with ``unlink`` its name too. Readers that are attached keep the last state."""
-    if unlink and _leads_to(segment.path, segment.inode):  # O4
+    if unlink and leads_to(segment.path, segment.inode):  # O4
         with suppress(FileNotFoundError):
             os.unlink(segment.path)
     segment.close()
@@ -169,7 +179,7 @@ def remove_if_dead(path: str, name: Optional[str]) -> bool:
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if not _try_lock(fd, fcntl.LOCK_EX) or not _leads_to(path, os.fstat(fd).st_ino):
+        if not _try_lock(fd, fcntl.LOCK_EX) or not leads_to(path, os.fstat(fd).st_ino):
             return False
         if name is not None:
             memory.read_header(fd, name)
@@ -192,7 +202,8 @@ def maker_is_alive(draft: str) -> bool:
         return not os.path.exists("/proc/self")  # without a /proc, better one file too many
 
 
-def _own_identity() -> Identity:
+def own_identity() -> Identity:
+    """Of a segment that this process makes now."""
     started = 0
     with suppress(OSError):  # no /proc: an identity weaker by its start time
         started = _start_time(os.getpid())

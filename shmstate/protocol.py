@@ -1,4 +1,4 @@
-"""Publish and snapshot: how one writer and any number of readers share a segment without a lock.
+"""Publish and snapshot: how one writer and any number of readers share a segment without a lock. The argument.
 
     writer of version s = LATEST + 1                     reader
     W1  INTENT = s                                       R1  s = LATEST
@@ -12,48 +12,53 @@
 Without a copy, a view hands out the bytes of slot s % K themselves, after R1 and R2; R4 may be asked at any time then,
 and answers for everything that was read before it. An older version s is read by the same steps, R1 being LATEST >= s.
 
+A state that needs more room, less memory or another layout moves to a new segment, its successor:
+
+    S1  build a segment that has no name yet, locked (ownership.py), with one version published in it: LATEST + 1
+        where a publish moves the state, LATEST itself where nothing is published
+    S2  INTENT = RETIRED, in the old segment: greater than any version, so every R4 fails there
+    S3  give the name to the successor (``rename``): at this moment its version is published
+
+    R5  a reader that finds INTENT = RETIRED asks where the name leads: to a successor, and it goes on there with R1;
+        or here still, when the writer is between S2 and S3 or ended there: R4 is then LATEST - s < K - 1
+
 INTENT and LATEST are 64-bit words, stored and loaded whole. Versions start at 1 and are never reused or wrapped.
 The fences are needed where the machine reorders stores with stores or loads with loads; x86-64 does not.
 
-I1  LATEST never decreases: only the one owner stores it (ownership.py), each time one more than it was.
+I1  LATEST never decreases: only the one owner stores it (ownership.py), each time one more than it was. In a successor
+    it begins where it was, or one higher.
 I2  A snapshot is one whole published payload. When R1 loads s, all of version s was stored before (W2 before W3, and
     the first fence of each side keeps it so). What could spoil the copy is a later tenant of the slot: version s + K
     or later. Its W1 comes before its first byte, so if R3 met one such byte, R4 comes after that W1 and loads
-    INTENT >= s + K. Hence INTENT - s < K says that R3 met none. For the same reason slot s % K holds version s from
-    its W3 to the W1 of version s + K, and K - 1 versions can be read at any time.
-I3  A reader never goes back: R1 loads one word that never decreases.
+    INTENT >= s + K (RETIRED is greater too). Hence INTENT - s < K says that R3 met none. For the same reason slot
+    s % K holds version s from its W3 to the W1 of version s + K, and K - 1 versions can be read at any time.
+I3  A reader never goes back: R1 loads one word that never decreases, or that of a successor (I8).
 I4  Nobody waits for readers: a writer does not look at them, and they store nothing. Their maps are read-only.
 I5  A writer that dies between any two steps leaves LATEST and its slot whole: version s lies in another slot than
-    version s + 1, as K >= 2. The next owner publishes s + 1 anew, into the same slot, under the same INTENT.
-I6  Every read ends: a bounded number of tries, then ReadTimeout. Every publish ends: it has no loop.
+    version s + 1, as K >= 2. The next owner publishes s + 1 anew, into the same slot, under the same INTENT; if it
+    finds RETIRED, its W1 ends that.
+I6  Every read ends: a bounded number of tries, then ReadTimeout. Every publish ends: it moves once at most.
 I7  No store and no load can fault: memory is committed (before W1) for all that W2 stores, and LENGTH, bounds-checked,
-    never says more than was committed.
+    never says more than was committed. Nothing committed is ever given back: to free memory, the state moves.
+I8  A move loses nothing, and nobody reads an older version after it. Between S2 and S3 the name leads to the old
+    segment, whose latest version is the state's. It is whole, though RETIRED hides the W1 that R4 looks for: version
+    s + K is begun after the W3 of s + K - 1, so if R3 met one of its bytes, LATEST >= s + K - 1 is loaded afterwards.
+    From S3 on nobody stores into the old segment any more: its owner has left it, and no other adopts what the name
+    does not lead to. RETIRED stays, so every read there comes to R5 and goes to the successor, which holds all
+    that was published. A name that leads to a segment of another line (its CREATED differs: the state was closed and
+    made anew) is not followed: its versions start over.
 
 K = 2 is a double buffer. It is right, and it starves readers of large states: the writer must only begin one
 publish during the copy to spoil it. With K slots it must get through K - 2 more.
+
+The steps themselves: publishing.py (W, S) and reading.py (R).
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-import zlib
-from functools import partial
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, Protocol, Tuple
+from typing import Any, NoReturn, Optional, Protocol, Tuple
 
-from shmstate.errors import (
-    CorruptSegment,
-    InvalidOption,
-    NotPublished,
-    Overwritten,
-    ReadTimeout,
-    ReentrantPublish,
-    StateTooLarge,
-)
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, Layout, whole_pages
-
-DEFAULT_TRIES = 1000
+from shmstate.layout import Content, Layout
 
 
 class Memory(Protocol):
@@ -61,56 +66,56 @@ class Memory(Protocol):
 
     words: Any
     data: Any
+    view: Any
     weak: bool
 
     def fence(self) -> None:
         """Order all earlier loads and stores before all later ones, where the machine would not."""
 
+
+class Title(Protocol):
+    """What publishing asks of whoever owns the state; ``ownership.Title`` has it."""
+
+    @property
+    def memory(self) -> Memory:
+        """The segment that is owned."""
+
+    @property
+    def layout(self) -> Layout:
+        """Its shape."""
+
     def commit(self, start: int, nbytes: int) -> None:
         """Put memory behind ``nbytes`` from ``start``, or raise."""
 
+    def prepare(self, layout: Layout, content: Content) -> None:
+        """S1. Raises, and nothing has changed."""
 
-Encode = Callable[[Any], Any]
-Refuse = Callable[[Any, Exception], Exception]
-Publish = Callable[[Any], int]
+    def take_name(self) -> None:
+        """S3."""
 
-
-class Publishing(NamedTuple):
-    """A writer's side of one segment.
-
-    ``through(encode, refuse)`` makes a ``publish(value)`` that returns the version. ``encode(value)`` must return bytes
-    or a contiguous view of single bytes; what it raises becomes ``refuse(value, error)``.
-    ``beat()`` says that the last state is still current.
-    """
-
-    through: Callable[[Encode, Refuse], Publish]
-    beat: Callable[[], None]
-    latest: Callable[[], int]
-    retire: Callable[[Callable[[], Exception]], None]
+    def settle(self) -> None:
+        """Own what was prepared if the name leads to it; throw it away otherwise."""
 
 
-class Reading(NamedTuple):
-    """A reader's side of one segment.
+class Place(Protocol):
+    """What reading asks of whoever attached the state; ``attachment.Attachment`` has it."""
 
-    ``snapshot(take)`` returns ``(taken, version, published_ns)``; ``take(start, stop)`` is R3 and must copy.
-    ``of_version(version)`` does so for an older one. ``is_whole(version)`` is R4; ``gone(version)`` is what to raise if not.
-    """
+    @property
+    def memory(self) -> Memory:
+        """The segment that is attached."""
 
-    read_bytes: Callable[[], bytes]
-    snapshot: Callable[..., Tuple[Any, int, int]]
-    of_version: Callable[[int], Tuple[Any, int, int]]
-    is_whole: Callable[[int], bool]
-    gone: Callable[[int], Overwritten]
-    latest: Callable[[], int]
-    heartbeat: Callable[[], int]
-    retries: Callable[[], int]
-    retire: Callable[[Callable[[], Exception]], None]
+    @property
+    def layout(self) -> Layout:
+        """Its shape."""
+
+    def successor(self, words: Any) -> Optional[Tuple[Memory, Layout]]:
+        """R5: where the state has moved to from the segment of these words; None if it has not."""
 
 
-class _Retired:
+class Retired:
     """Takes the place of a closed segment's words: whoever still holds a closure gets the error that says so."""
 
-    def __init__(self, error: Callable[[], Exception]) -> None:
+    def __init__(self, error: Any) -> None:
         self._error = error
 
     def __getitem__(self, index: int) -> NoReturn:
@@ -118,220 +123,3 @@ class _Retired:
 
     def __setitem__(self, index: int, value: int) -> NoReturn:
         raise self._error()
-
-
-def range_only(start: int, stop: int) -> Tuple[int, int]:
-    """A ``take`` for ``snapshot`` that copies nothing: where the latest state lies, its version and time."""
-    return start, stop
-
-
-# Both sides are closures over prepared names: an attribute looked up costs as much as a load of a shared word, and
-# a read has four of those. benchmarks/quick.py holds the ratios that this buys.
-
-
-def open_publishing(memory: Memory, layout: Layout, name: str) -> Publishing:
-    """The writer's steps, bound to ``memory``.
-
-    Threads take turns. A signal handler (or finalizer) that publishes in the middle of its own thread's publish gets
-    ReentrantPublish: letting it go on would store two payloads in one slot.
-    """
-    words, data, weak, fence = memory.words, memory.data, memory.weak, memory.fence
-    slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
-    latest_at, intent_at, now, crc32 = LATEST, INTENT, time.monotonic_ns, zlib.crc32
-    # Not a with-statement, which takes longer than all stores together. An exception from a signal may come between
-    # any two steps, so "is the turn ours?" is asked where it is caught, and not concluded from how far we came.
-    turn = threading.RLock()
-    take_turn, end_turn, is_our_turn = turn.acquire, turn.release, turn._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
-    committed = [0] * slots  # a new owner knows of nothing; to commit twice is harmless
-    publishing = False
-
-    def through(encode: Encode, refuse: Refuse) -> Publish:
-        def publish(value: Any) -> int:
-            nonlocal publishing
-            try:
-                payload = encode(value)
-            except Exception as error:
-                raise refuse(value, error) from error
-            refusal = None
-            try:
-                take_turn()
-                if publishing:
-                    refusal = ReentrantPublish(f"state {name!r}: a signal handler published in the middle of a publish")
-                    raise refusal
-                publishing = True
-                version: int = words[latest_at] + 1
-                slot = version % slots
-                start, length_at, published_at, checksum_at = where[slot]
-                length = len(payload)
-                if length > committed[slot]:
-                    commit(slot, start, length)
-                words[intent_at] = version  # W1
-                if weak:
-                    fence()
-                data[start : start + length] = payload  # W2
-                words[length_at] = length
-                words[published_at] = now()
-                if checked:
-                    words[checksum_at] = crc32(payload)
-                if weak:
-                    fence()
-                words[latest_at] = version  # W3
-                publishing = False
-                end_turn()
-                return version
-            except BaseException:
-                if is_our_turn():
-                    if refusal is None:
-                        publishing = False
-                    end_turn()
-                raise
-
-        return publish
-
-    def commit(slot: int, start: int, length: int) -> None:
-        if length > stride:
-            raise StateTooLarge(
-                f"state {name!r}: {length} bytes are more than its max_size of {stride}; nothing was published."
-                f" Make the writer with a larger max_size (unused bytes cost nothing)"
-            )
-        memory.commit(start, length)  # I7
-        committed[slot] = whole_pages(length)
-
-    def beat() -> None:
-        words[HEARTBEAT] = now()
-
-    def latest() -> int:
-        version: int = words[LATEST]
-        return version
-
-    def retire(error: Callable[[], Exception]) -> None:
-        nonlocal words, take_turn
-        words = _Retired(error)
-        # In a forked child the turn may be a thread's that did not come along; nobody would ever end it.
-        take_turn = partial(words.__getitem__, latest_at)
-
-    return Publishing(through, beat, latest, retire)
-
-
-def open_reading(memory: Memory, layout: Layout, name: str, tries: int = DEFAULT_TRIES) -> Reading:
-    """The reader's steps, bound to ``memory``. Safe to call from many threads."""
-    words, data, weak, fence = memory.words, memory.data, memory.weak, memory.fence
-    slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
-    crc32, give_way = zlib.crc32, os.sched_yield
-    latest_at, intent_at, lengths = LATEST, INTENT, tuple((slot.start, slot.length) for slot in where)
-    spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
-
-    def read_bytes() -> bytes:
-        # snapshot() unrolled for what nearly always happens where no fence and no checksum is needed. Anything else
-        # is left to it, LATEST = 0 too: slot 0 then has a LENGTH that fails the check.
-        version: int = words[latest_at]  # R1
-        start, length_at = lengths[version % slots]
-        length: int = words[length_at]  # R2
-        if length <= stride:
-            payload: bytes = data[start : start + length]  # R3
-            if words[intent_at] - version < slots:  # R4
-                return payload
-        return again()
-
-    def again() -> bytes:
-        nonlocal spoilt
-        spoilt += 1
-        return read_bytes_in_full()
-
-    def snapshot(take: Optional[Callable[[int, int], Any]] = None) -> Tuple[Any, int, int]:
-        nonlocal spoilt
-        first = None
-        for _ in range(tries):
-            version: int = words[LATEST]  # R1
-            if not version:
-                raise NotPublished(f"state {name!r}: nothing has been published yet; try again later")
-            first = first or version
-            found = attempt(version, take)
-            if found is not None:
-                return found[0], version, found[1]
-            spoilt += 1
-            give_way()
-        raise gave_up(first)
-
-    def attempt(version: int, take: Optional[Callable[[int, int], Any]]) -> Optional[Tuple[Any, int]]:
-        if weak:
-            fence()
-        start, length_at, published_at, checksum_at = where[version % slots]
-        length: int = words[length_at]  # R2
-        published: int = words[published_at]
-        checksum: int = words[checksum_at]
-        if length <= stride:
-            taken = data[start : start + length] if take is None else take(start, start + length)  # R3
-            unchecked = not checked or take is range_only  # which has no bytes to check
-            if is_whole(version) and (unchecked or crc32(taken) == checksum):
-                return taken, published
-        return None
-
-    def is_whole(version: int) -> bool:
-        if weak:
-            fence()
-        whole: bool = words[INTENT] - version < slots  # R4
-        return whole
-
-    def of_version(version: int) -> Tuple[Any, int, int]:
-        latest_version = words[LATEST]  # R1
-        if version < 1:
-            raise InvalidOption(f"state {name!r}: version {version}: the first is 1")
-        if version > latest_version:
-            raise NotPublished(
-                f"state {name!r}: version {version} is not published yet; the latest is {latest_version}"
-            )
-        found = attempt(version, None)
-        if found is not None:
-            return found[0], version, found[1]
-        if is_whole(version):  # so it was nothing of the writer's making that spoilt it
-            raise corrupt(version)
-        raise gone(version)
-
-    def gone(version: int) -> Overwritten:
-        return Overwritten(
-            f"state {name!r}: version {version} is gone, its slot is version {version + slots}'s: the writer is at"
-            f" {words[INTENT]}, and {slots} slots keep {slots - 1} versions. Read it sooner, or make the writer with"
-            f" more slots"
-        )
-
-    def gave_up(first: Optional[int]) -> Exception:
-        version = words[LATEST]
-        if version == first:  # the writer rests, so nothing of its making spoils a copy
-            return corrupt(version)
-        return ReadTimeout(
-            f"state {name!r}: no whole copy in {tries} tries, from version {first} to {version}: the writer"
-            f" overwrites {slots} slots faster than one is copied. Make it with more slots, or publish less often"
-        )
-
-    def corrupt(version: int) -> CorruptSegment:
-        length, intent = words[where[version % slots].length], words[INTENT]
-        return CorruptSegment(
-            f"state {name!r}: version {version} is not whole though nobody writes: LENGTH {length} of"
-            f" {stride} at most, INTENT {intent}{', checksum differs' if checked else ''}; somebody else"
-            f" has overwritten it. Restart its writer"
-        )
-
-    def read_bytes_in_full() -> bytes:
-        payload: bytes = snapshot()[0]
-        return payload
-
-    def latest() -> int:
-        if weak:
-            fence()  # after whatever was read before: instant.py asks whether that is still the latest
-        version: int = words[LATEST]
-        return version
-
-    def heartbeat() -> int:
-        beaten: int = words[HEARTBEAT]
-        return beaten
-
-    def retries() -> int:
-        return spoilt
-
-    def retire(error: Callable[[], Exception]) -> None:
-        nonlocal words
-        words = _Retired(error)
-
-    quickest = read_bytes_in_full if weak or checked else read_bytes
-    return Reading(quickest, snapshot, of_version, is_whole, gone, latest, heartbeat, retries, retire)

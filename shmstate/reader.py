@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from typing import Any, Callable, NamedTuple, Optional, Tuple, TypeVar
 
-from shmstate import memory, ownership, protocol
-from shmstate.codecs import CodecLike, codec_for_reading
+from shmstate import ownership, reading
+from shmstate.attachment import Attachment
+from shmstate.codecs import Codec, CodecLike, codec_for_reading
 from shmstate.compat import require_platform
-from shmstate.errors import DecodeError, InvalidOption, Overwritten, ReaderClosed, ReadTimeout, StateNotFound
+from shmstate.errors import DecodeError, InvalidOption, Overwritten, ReaderClosed, ReadTimeout
 from shmstate.handle import Handle
+from shmstate.memory import Segment
 from shmstate.view import View
 
 _T = TypeVar("_T")
-
-_LONGEST_NAP = 0.01
 
 
 class Snapshot(NamedTuple):
@@ -29,6 +30,15 @@ class Snapshot(NamedTuple):
     def age(self) -> float:
         """Seconds since this version was published."""
         return _seconds_since(self.published_ns)
+
+
+class Encoded(NamedTuple):
+    """A snapshot whose value is left as the bytes that were published, and what decodes them."""
+
+    payload: bytes
+    version: int
+    published_ns: int
+    codec: Codec
 
 
 class History(NamedTuple):
@@ -46,8 +56,10 @@ class StateReader(Handle):
     ``trust_uid``  a user, besides this process's, whose segments are believed
     ``tries``      copies attempted before ReadTimeout; one is nearly always enough
 
-    The segment is mapped read-only. Threads may share a reader. A reader of a writer that closed or died gives
-    the last state still; a pickled reader attaches anew, by name.
+    The segment is mapped read-only. Threads may share a reader. A state that moves to another segment, as it grows or
+    gets a writer with other options, is followed: the first read afterwards takes some tens of microseconds more. A
+    reader of a writer that closed or died gives the last state still, or the last before a move that it had not followed
+    by then; a pickled reader attaches anew, by name.
 
     Raises StateNotFound, CodecMismatch, UntrustedSegment, CorruptSegment, OutOfSharedMemory, InvalidName,
     InvalidOption, UnsupportedPlatform.
@@ -66,45 +78,61 @@ class StateReader(Handle):
         codec: Optional[CodecLike] = None,
         timeout: float = 0.0,
         trust_uid: Optional[int] = None,
-        tries: int = protocol.DEFAULT_TRIES,
+        tries: int = reading.DEFAULT_TRIES,
     ) -> None:
         require_platform()
         if tries < 1:
             raise InvalidOption(f"tries={tries}: a read takes one at least")
         self._options = {"codec": codec, "timeout": timeout, "trust_uid": trust_uid, "tries": tries}
         self.name = name
-        self._segment = _attach_within(name, timeout, trust_uid)
+        self._place = place = Attachment(name, timeout, trust_uid)
         try:
-            self._codec = codec_for_reading(codec, self._segment.layout.codec, name)
+            self._decoding = decoding = _Decoding(name, codec, place.layout.codec)
         except BaseException:
-            self._segment.close()
+            place.segment.close()
             raise
         self._views: weakref.WeakSet[View] = weakref.WeakSet()
-        self._steps = protocol.open_reading(self._segment, self._segment.layout, name, tries)
+        self._steps = reading.open_reading(place, name, tries)
         self._latest = self._steps.latest
         retire = self._steps.retire
-        self._segment.at_close(lambda: retire(_reader_closed(name)))
+        error = _reader_closed(name)
+
+        def accept(segment: Segment) -> None:
+            decoding.accept(segment.layout.codec)
+            segment.at_close(lambda: retire(error))
+
+        place.segment.at_close(lambda: retire(error))
+        place.accept = accept
         self.read_bytes = self._steps.read_bytes
-        self.get = _getter(name, self._codec.decode, self._steps)
+        self.get = _getter(name, decoding, self._steps)
+
+    @property
+    def _segment(self) -> Segment:
+        return self._place.segment
 
     def read(self) -> Snapshot:
         """The latest state with its version and time. Raises as ``get``."""
         return self.decode(self.read_encoded())
 
-    def read_encoded(self) -> Snapshot:
-        """``read()``, its value left as the bytes that were published, for ``decode()`` later. Raises as ``read_bytes``."""
-        return Snapshot(*self._steps.snapshot())
+    def read_encoded(self) -> Encoded:
+        """What ``read()`` decodes, for ``decode()`` later. Raises as ``read_bytes``."""
+        return self._encoded(self._steps.snapshot)
 
-    def decode(self, encoded: Snapshot) -> Snapshot:
+    def _encoded(self, find: Callable[[], Tuple[Any, int, int]]) -> Encoded:
+        while True:
+            codec = self._decoding.codec
+            payload, version, published = find()
+            if self._decoding.codec is codec:
+                return Encoded(payload, version, published, codec)
+
+    def decode(self, encoded: Encoded) -> Snapshot:
         """What ``read_encoded()`` gave, with the value that its bytes stand for. Raises DecodeError."""
-        payload, version, published = encoded
-        return Snapshot(self._decoded(payload, version), version, published)
-
-    def _decoded(self, payload: bytes, version: int) -> Any:
+        payload, version, published, codec = encoded
         try:
-            return self._codec.decode(payload)
+            value = codec.decode(payload)
         except Exception as error:
             raise _not_decoded(self.name, payload, f"version {version}", error) from error
+        return Snapshot(value, version, published)
 
     def read_with_staleness(self) -> Tuple[Snapshot, float]:
         """``read()``, with the seconds since the writer last vouched for it (see ``staleness``)."""
@@ -122,9 +150,8 @@ class StateReader(Handle):
         buffer's content is undefined. Raises InvalidOption if it is too small, and as ``read_bytes``.
         """
         room = memoryview(target).cast("B")
-        view = self._segment.view
 
-        def take(start: int, stop: int) -> memoryview:
+        def take(view: memoryview, start: int, stop: int) -> memoryview:
             if stop - start > len(room):
                 raise InvalidOption(f"state {self.name!r}: {stop - start} bytes do not fit a buffer of {len(room)}")
             filled = room[: stop - start]
@@ -138,8 +165,7 @@ class StateReader(Handle):
 
         Raises NotPublished, ReadTimeout.
         """
-        (start, stop), version, published = self._steps.snapshot(protocol.range_only)
-        view = View(self.name, self._segment.view[start:stop], version, published, self._steps)
+        view = View(self.name, *self._steps.view())
         self._views.add(view)
         return view
 
@@ -172,7 +198,7 @@ class StateReader(Handle):
 
         Raises Overwritten, NotPublished if it is still to come, DecodeError, CorruptSegment, InvalidOption.
         """
-        return self.decode(Snapshot(*self._steps.of_version(version)))
+        return self.decode(self._encoded(functools.partial(self._steps.of_version, version)))
 
     def read_since(self, version: int) -> History:
         """All versions after ``version`` that are still there, oldest first, and how many were missed.
@@ -192,36 +218,39 @@ class StateReader(Handle):
 
     def close(self) -> None:
         """Let go of the segment. Idempotent. Raises ViewInUse, and stays open, while something refers to a view."""
-        for view in list(self._views):
+        views = list(self._views)
+        for view in views:
             view.release()
         super().close()
+        for view in views:
+            view.retire(_reader_closed(self.name))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the latest state. Raises as ``read_bytes``."""
-        start, stop = self._steps.snapshot(protocol.range_only)[0]
-        return int(stop - start)
+        return len(self._steps.view()[0])
 
     @property
     def age(self) -> float:
         """Seconds since the latest version was published. Raises as ``read_bytes``."""
-        return _seconds_since(self._steps.snapshot(protocol.range_only)[2])
+        return _seconds_since(self._steps.view()[2])
 
     @property
     def staleness(self) -> float:
         """Seconds since the writer last vouched for the state: published it, or said that it is unchanged."""
-        published = self._steps.snapshot(protocol.range_only)[2]
+        published = self._steps.view()[2]
         return _seconds_since(max(published, self._steps.heartbeat()))
 
     @property
     def writer_alive(self) -> bool:
-        """Whether a living writer owns this very segment. Asks the kernel, some microseconds."""
-        self._latest()  # ReaderClosed, if so
+        """Whether a living writer owns the state. Asks the kernel, some microseconds."""
+        self._latest()  # ReaderClosed, if so; and follows a move
         return ownership.is_owned(self._segment.path, self._segment.inode)
 
     @property
     def superseded(self) -> bool:
-        """Whether the name leads to another segment by now: the writer closed this one and opened a new one."""
+        """Whether the name leads to another state by now: the writer closed this one and opened a new one."""
+        self._latest()
         return ownership.leads_elsewhere(self._segment.path, self._segment.inode)
 
     @property
@@ -234,25 +263,32 @@ def _seconds_since(monotonic_ns: int) -> float:
     return (time.monotonic_ns() - monotonic_ns) / 1e9
 
 
-def _attach_within(name: str, timeout: float, trust_uid: Optional[int]) -> memory.Segment:
-    deadline = time.monotonic() + timeout
-    nap = 0.0005
-    while True:
-        try:
-            return memory.attach(name, trust_uid)
-        except StateNotFound:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise
-        time.sleep(min(nap, left))
-        nap = min(2 * nap, _LONGEST_NAP)
+class _Decoding:
+    """The codec that the state is read with: the one asked for, or the one that it is written with."""
+
+    __slots__ = ("_asked", "_name", "codec", "decode")
+
+    def __init__(self, name: str, asked: Optional[CodecLike], written: str) -> None:
+        self._name, self._asked = name, asked
+        self.codec = codec_for_reading(asked, written, name)
+        self.decode = self.codec.decode
+
+    def accept(self, written: str) -> None:
+        """Read what is written with that codec from now on. Raises CodecMismatch."""
+        codec = codec_for_reading(self._asked, written, self._name)
+        if codec.name != self.codec.name:
+            self.codec, self.decode = codec, codec.decode
 
 
-def _getter(name: str, decode: Callable[[bytes], Any], steps: protocol.Reading) -> Callable[[], Any]:
+def _getter(name: str, decoding: _Decoding, steps: reading.Reading) -> Callable[[], Any]:
     read_bytes, latest = steps.read_bytes, steps.latest
 
     def get() -> Any:
-        payload = read_bytes()
+        while True:
+            decode = decoding.decode
+            payload = read_bytes()
+            if decoding.decode is decode:  # which a move changes before anything is read of the new segment
+                break
         try:
             return decode(payload)
         except Exception as error:

@@ -7,7 +7,8 @@ import time
 from contextlib import suppress
 from typing import List, NamedTuple, Optional
 
-from shmstate import memory, ownership, protocol
+from shmstate import ownership, reading
+from shmstate.attachment import Attachment
 from shmstate.compat import require_platform
 from shmstate.errors import NotPublished, ShmStateError, StateNotFound
 from shmstate.layout import NEW_PREFIX, PREFIX, SHM_DIR
@@ -53,23 +54,26 @@ def state_names(prefix: str = "") -> List[str]:
 
 def _look_at(name: str, trust_uid: Optional[int]) -> StateInfo:
     try:
-        segment = memory.attach(name, trust_uid)
+        place = Attachment(name, 0.0, trust_uid)
     except StateNotFound:
         raise
     except ShmStateError as error:
         return StateInfo(name, problem=str(error))
     try:
-        return _describe(segment)
+        return _describe(place, name)
     except ShmStateError as error:
         return StateInfo(name, problem=str(error))
     finally:
-        segment.close()
+        place.segment.close()
 
 
-def _describe(segment: memory.Segment) -> StateInfo:
+def _describe(place: Attachment, name: str) -> StateInfo:
+    steps = reading.open_reading(place, name)
+    steps.latest()  # which follows a move
+    segment = place.segment
     layout, identity = segment.layout, segment.identity()
     info = StateInfo(
-        segment.name,
+        name,
         alive=ownership.is_owned(segment.path, segment.inode),
         owner_pid=identity.owner_pid,
         created=identity.created_ns / 1e9,
@@ -78,16 +82,15 @@ def _describe(segment: memory.Segment) -> StateInfo:
         max_size=layout.stride,
         memory=segment.committed(),
     )
-    steps = protocol.open_reading(segment, layout, segment.name)
     try:
-        (start, stop), version, published = steps.snapshot(protocol.range_only)
+        data, version, published, _ = steps.view()
     except NotPublished:
         return info
+    nbytes = len(data)
+    data.release()
     now = time.monotonic_ns()
     vouched = max(published, steps.heartbeat())
-    return info._replace(
-        version=version, nbytes=stop - start, age=(now - published) / 1e9, staleness=(now - vouched) / 1e9
-    )
+    return info._replace(version=version, nbytes=nbytes, age=(now - published) / 1e9, staleness=(now - vouched) / 1e9)
 
 
 def _was_given_up(draft: str, path: str) -> bool:

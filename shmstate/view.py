@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Optional, Type
+from typing import Callable, NoReturn, Optional, Type
 
 from shmstate.errors import ViewInUse
-from shmstate.protocol import Reading
+from shmstate.reading import Here
 
 
 class View:
@@ -32,11 +32,11 @@ class View:
         data: memoryview,
         version: int,
         published_ns: int,
-        steps: Reading,
+        here: Here,
     ) -> None:
         self._name = name
-        self._is_whole = steps.is_whole
-        self._gone = steps.gone
+        self._is_whole = here.is_whole
+        self._gone = here.gone
         self.data = data
         self.version = version
         self.published_ns = published_ns
@@ -65,6 +65,14 @@ class View:
                 f"state {self._name!r}: something still refers to the bytes of the view of version {self.version}, such"
                 f" as an array made from it; copy it (`array.copy()`), or drop it (`del array`) before the block ends"
             ) from error
+
+    def retire(self, error: Callable[[], Exception]) -> None:
+        """Have all questions raise ``error()``: the bytes are gone."""
+
+        def asked(_version: int) -> NoReturn:
+            raise error()
+
+        self._is_whole = self._gone = asked
 
     def __enter__(self) -> View:
         return self

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from multiprocessing import util
 from typing import Any, Callable, Optional, Union
 
-from shmstate import ownership, protocol
+from shmstate import ownership, publishing
 from shmstate.codecs import CodecLike, codec_named, flat_encoder
 from shmstate.compat import STRONGLY_ORDERED
-from shmstate.errors import EncodeError, WriterClosed
+from shmstate.errors import EncodeError, InvalidOption, WriterClosed
 from shmstate.handle import Handle
-from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
+from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
+from shmstate.loan import Loan
+from shmstate.memory import Segment
+from shmstate.title import Title
 
 BytesLike = Union[bytes, bytearray, memoryview]
 
@@ -21,18 +25,21 @@ class StateWriter(Handle):
 
     ``codec``     a built-in's name (msgpack, msgspec, json, raw, pickle) or a ``Codec``
     ``slots``     versions kept, 2 to 32; 2 is a double buffer and starves readers of large states
-    ``max_size``  bytes a state may have. Address space, not memory: only what was published has memory behind it
+    ``max_size``  bytes reserved for a state. Address space, not memory: only what was published has memory behind it
+    ``grow``      a state beyond ``max_size`` moves to a segment with twice the room, and readers follow it, losing only
+                  the older versions. False: StateTooLarge instead
     ``checksum``  store and check a CRC-32. None: where the machine reorders memory accesses (not on x86-64)
 
-    A segment that a dead writer left is adopted with its last state and version, if it has the same options.
+    A segment that a dead writer left is adopted with its last state and version. If it was made with other options the
+    first publish moves the state to one that has these; until then readers get what the dead writer left.
     ``close()``, leaving the with-block, garbage collection and a normal exit of the process all remove the segment;
     a process that is killed leaves it, last state and all, for readers, the next writer, or ``reclaim()``.
 
     A forked child's copy is closed: the state stays its parent's. A pickled writer claims the name anew.
     Threads may share a writer; they take turns.
 
-    Raises InvalidName, InvalidOption, NameInUse (naming the owner), LayoutMismatch, OutOfSharedMemory,
-    UntrustedSegment, CorruptSegment, UnsupportedPlatform.
+    Raises InvalidName, InvalidOption, NameInUse (naming the owner), OutOfSharedMemory, UntrustedSegment,
+    CorruptSegment, UnsupportedPlatform.
     """
 
     #: ``publish(value) -> version``. Encodes and publishes; nobody waits. On EncodeError, StateTooLarge or
@@ -49,23 +56,62 @@ class StateWriter(Handle):
         codec: CodecLike = "msgpack",
         slots: int = DEFAULT_SLOTS,
         max_size: int = DEFAULT_MAX_SIZE,
+        grow: bool = True,
         checksum: Optional[bool] = None,
     ) -> None:
-        self._options = {"codec": codec, "slots": slots, "max_size": max_size, "checksum": checksum}
+        self._options = {"codec": codec, "slots": slots, "max_size": max_size, "grow": grow, "checksum": checksum}
         self._codec = codec_named(codec)
         checked = not STRONGLY_ORDERED if checksum is None else bool(checksum)
-        layout = plan(slots=slots, max_size=max_size, codec=self._codec.name, checksum=checked)
+        self._planned = plan(slots=slots, max_size=max_size, codec=self._codec.name, checksum=checked)
         self.name = name
-        self._segment = ownership.claim(name, layout, checksum_matters=checksum is not None)
-        self._steps = protocol.open_publishing(self._segment, self._segment.layout, name)
+        self._title = title = Title(ownership.claim(name, self._planned))
+        wanted = self._wanted(title.layout)
+        self._steps = publishing.open_publishing(
+            title, name, wanted=None if wanted == title.layout else wanted, grows=grow
+        )
         self._latest = self._steps.latest
         retire, pid = self._steps.retire, os.getpid()
-        self._segment.at_close(lambda: retire(_writer_closed(name, pid)))
+        title.at_close(lambda: retire(_writer_closed(name, pid)))
         # Also runs in children of multiprocessing, which skip atexit; knows its own pid, so not in forked ones.
-        self._finalizer = util.Finalize(self, ownership.disown, args=(self._segment, True), exitpriority=0)
+        self._finalizer = util.Finalize(self, title.give_up, args=(True,), exitpriority=0)
         self._refuse = _refusal(name)
         self.publish = self._steps.through(flat_encoder(self._codec), self._refuse)
         self.publish_bytes = self._steps.through(flat_encoder(codec_named("raw")), self._refuse)
+
+    def _wanted(self, found: Layout) -> Layout:
+        """What the options ask for, where a segment of the layout ``found`` is there."""
+        wanted = self._planned
+        if self._options["checksum"] is None:
+            wanted = wanted._replace(checksum=found.checksum)
+        if self._options["grow"] and found.stride > wanted.stride:
+            wanted = wanted._replace(stride=found.stride)  # what it has grown to, it may need again
+        return wanted
+
+    @property
+    def _segment(self) -> Segment:
+        return self._title.segment
+
+    def loan(self, nbytes: int) -> Loan:
+        """A place in the segment to put the next state's bytes in, without a copy; a with-block publishes them.
+
+        Other threads that publish wait meanwhile. See Loan. Raises InvalidOption, StateTooLarge, OutOfSharedMemory,
+        ReentrantPublish; then nothing has changed.
+        """
+        if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 0:
+            raise InvalidOption(f"state {self.name!r}: a loan of {nbytes!r} bytes: give their number")
+        return Loan(self.name, nbytes, self._steps, self.publish_bytes)
+
+    def trim(self) -> int:
+        """Give back the memory that larger states needed once; returns the bytes given back.
+
+        The last state moves to a new segment, with the reservation that ``max_size`` says if it fits. The old one's
+        memory is free when the last reader that is attached there has read again, or closed. Older versions are lost.
+        Raises NotPublished, OutOfSharedMemory.
+        """
+        before = self._segment.committed()
+        reserved = self._segment.layout._replace(stride=self._planned.stride)
+        self._steps.move(functools.partial(with_room_for, reserved))
+        return max(before - self._segment.committed(), 0)
 
     def encode(self, value: Any) -> bytes:
         """The bytes that ``publish(value)`` would publish. Raises EncodeError."""
@@ -85,10 +131,10 @@ class StateWriter(Handle):
         """
         self._finalizer.cancel()
         if self._segment.is_open:
-            ownership.disown(self._segment, unlink)
+            self._title.give_up(unlink)
 
 
-def _refusal(name: str) -> protocol.Refuse:
+def _refusal(name: str) -> publishing.Refuse:
     def refuse(value: Any, error: Exception) -> EncodeError:
         return EncodeError(
             f"state {name!r}: a {type(value).__name__} did not encode ({type(error).__name__}: {error});"

@@ -151,6 +151,31 @@ def own(name: str, *options: str) -> None:
         wait_for_the_test()
 
 
+def move_and_stop(name: str, stop: str) -> None:
+    """Publish "1" to "3", then a state that does not fit; tell of a step of the move, and stay there."""
+    writer = shmstate.StateWriter(name, codec="raw", max_size=4096)
+    title: Any = writer._title
+    steps = {"prepare": title.prepare, "take_name": title.take_name, "settle": title.settle}
+
+    def stay() -> None:
+        say(stop)
+        wait_for_the_test()
+
+    def prepare_then_stay(*args: Any) -> None:
+        steps["prepare"](*args)
+        stay()
+
+    for number in range(1, 4):
+        version = writer.publish(str(number).encode())
+    say("published", version)
+    wait_for_the_test()
+    if stop == "retire":
+        title.prepare = prepare_then_stay
+    else:
+        setattr(title, stop, lambda *_: stay())
+    writer.publish(bytes(5000))
+
+
 def own_and_exit(name: str, way: str) -> None:
     """Publish a state and leave without closing it."""
     writer = shmstate.StateWriter(name)

@@ -2,6 +2,9 @@
 
     Bytes     the words and the payloads, which any number of views share
     View      one side's way to them: what the protocol takes for a segment
+    Names     which bytes the state's name leads to
+    Owner     the side that publishes, and may give the name to other bytes
+    Visitor   the side that reads, and follows the name
 
 Before each access a view calls ``before(access)``; what that raises is what a death, or an error, at this very place
 would be; what it does to the bytes is what another process would have done meanwhile. Payloads are copied in pieces,
@@ -10,9 +13,9 @@ each an access of its own, because the machine promises no more.
 
 from __future__ import annotations
 
-from typing import Callable, List, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, PAGE, WORD, Layout, pack_header
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, PAGE, WORD, Content, Layout, pack_header
 from shmstate.layout import Identity as _Identity
 
 PIECE = 4
@@ -30,9 +33,12 @@ def layout(slots: int = 4, checksum: bool = False) -> Layout:
 class Bytes:
     """What a segment holds."""
 
-    def __init__(self, shape: Layout) -> None:
+    def __init__(self, shape: Layout, content: Optional[Content] = None) -> None:
         self.shape = shape
-        self.data = bytearray(pack_header(shape, _Identity(0, 0, 0)) + bytes(shape.size - PAGE))
+        self.data = bytearray(pack_header(shape, _Identity(0, 0, 0), content) + bytes(shape.size - PAGE))
+        if content is not None:
+            start = shape.where[content.version % shape.slots].start
+            self.data[start : start + len(content.payload)] = content.payload
         self.words = memoryview(self.data)[:PAGE].cast("Q")
         self.names = {INTENT: "INTENT", LATEST: "LATEST", HEARTBEAT: "HEARTBEAT"}
         for index, slot in enumerate(shape.where):
@@ -55,6 +61,7 @@ class View:
         self.before: Callable[[str], None] = self.do_nothing
         self.words = _Words(self)
         self.data = _Data(self)
+        self.view = memoryview(shared.data)
 
     @staticmethod
     def do_nothing(access: str) -> None:
@@ -97,6 +104,69 @@ class View:
         """Step in no more, and forget what was written down."""
         self.before = self.do_nothing
         self.accesses.clear()
+
+
+class Names:
+    """Which bytes the name leads to."""
+
+    def __init__(self, named: Bytes) -> None:
+        self.named = named
+
+
+class Owner:
+    """What publishing asks of whoever owns the state. What it does on its way to other bytes are accesses as well."""
+
+    def __init__(self, names: Names, view: View) -> None:
+        assert view.shared is names.named
+        self._names = names
+        self.memory = view
+        self._heir: Optional[View] = None
+
+    @property
+    def layout(self) -> Layout:
+        return self.memory.shared.shape
+
+    def commit(self, start: int, nbytes: int) -> None:
+        self.memory.commit(start, nbytes)
+
+    def prepare(self, shape: Layout, content: Content) -> None:
+        self.memory.touch("prepare")
+        self._heir = View(Bytes(shape, content), self.memory.weak)
+
+    def take_name(self) -> None:
+        assert self._heir is not None
+        self.memory.touch("take name")
+        self._names.named = self._heir.shared
+
+    def settle(self) -> None:
+        self.memory.touch("settle")
+        heir, self._heir = self._heir, None
+        if heir is not None and heir.shared is self._names.named:
+            heir.before, heir.accesses = self.memory.before, self.memory.accesses
+            self.memory = heir
+
+
+class Visitor:
+    """What reading asks of whoever attached the state."""
+
+    def __init__(self, names: Names, view: View) -> None:
+        self._names = names
+        self.memory = view
+
+    @property
+    def layout(self) -> Layout:
+        return self.memory.shared.shape
+
+    def successor(self, words: Any) -> Optional[Tuple[View, Layout]]:
+        self.memory.touch("ask for the name")
+        if self.memory.words is words:
+            named = self._names.named
+            if named is self.memory.shared:
+                return None
+            moved = View(named, self.memory.weak)
+            moved.before, moved.accesses = self.memory.before, self.memory.accesses
+            self.memory = moved
+        return self.memory, self.layout
 
 
 class _Words:

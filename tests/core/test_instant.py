@@ -4,7 +4,7 @@ from typing import Callable, Iterator, List, Optional, Tuple
 
 import pytest
 
-from shmstate import InvalidOption, NotPublished, Snapshot, StateReader, StateWriter, instant, snapshot
+from shmstate import Encoded, InvalidOption, NotPublished, StateReader, StateWriter, instant, snapshot
 
 
 class Watched(StateReader):
@@ -12,7 +12,7 @@ class Watched(StateReader):
 
     before: Optional[Callable[[], None]] = None
 
-    def read_encoded(self) -> Snapshot:
+    def read_encoded(self) -> Encoded:
         if self.before is not None:
             self.before()
         return super().read_encoded()

@@ -6,13 +6,12 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, Set
+from typing import Callable, Set
 
 import pytest
 
 from shmstate import (
     CorruptSegment,
-    LayoutMismatch,
     NameInUse,
     NotPublished,
     StateReader,
@@ -185,32 +184,6 @@ def test_the_heir_may_leave_the_state_to_the_next(name: str) -> None:
         writer = StateWriter(name)
         assert writer.publish(version) == version
         writer.close(unlink=False)
-    remove_dead(name)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"slots": 3}, "slots=4 .* asks for .* slots=3"),
-        ({"max_size": 4096}, "max_size=67108864 .* asks for .* max_size=4096"),
-        ({"codec": "json"}, "codec='msgpack' .* asks for codec='json'"),
-        ({"checksum": True}, "checksum=False; .* asks for .* checksum=True"),
-    ],
-    ids=str,
-)
-def test_a_dead_writers_state_of_another_layout_is_refused_naming_both(
-    start: Start,
-    name: str,
-    options: Dict[str, Any],
-    said: str,
-) -> None:
-    pid = left_by_a_killed_writer(start, name, "checksum=false")
-
-    with pytest.raises(
-        LayoutMismatch, match=f"'{name}' was left by pid {pid}, now dead, with .*{said}.*reclaim {name}"
-    ):
-        StateWriter(name, **options)
-
     remove_dead(name)
 
 

@@ -301,7 +301,7 @@ def test_a_read_whose_tries_run_out_says_how_many(name: str) -> None:
     with StateWriter(name, codec="raw", slots=2) as writer, StateReader(name, tries=5) as reader:
         writer.publish(b"1")
 
-        def spoil(start: int, stop: int) -> None:
+        def spoil(view: memoryview, start: int, stop: int) -> None:
             writer.publish(b"2")
             writer.publish(b"3")
 

@@ -1,0 +1,67 @@
+"""Loans: the next state's bytes, filled in place."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Callable, Optional, Type
+
+from shmstate.errors import InvalidOption, ViewInUse
+from shmstate.publishing import Publishing
+
+
+class Loan:
+    """A place in the segment to put the next state's bytes in. Made by ``StateWriter.loan()``, used as a with-block.
+
+    The block gets a writable memoryview of single bytes; leaving it publishes them. An error in the block drops them:
+    the last state stands.
+
+    What the bytes are at the beginning is undefined. ``version`` is the version published, after the block.
+
+    Leaving raises ViewInUse, and publishes nothing, while an array or the like refers to the bytes: who holds one could
+    change a state that readers have been given. Drop it (``del array``) inside the block.
+    """
+
+    def __init__(self, name: str, nbytes: int, steps: Publishing, publish_bytes: Callable[[Any], int]) -> None:
+        self._name = name
+        self._nbytes = nbytes
+        self._steps = steps
+        self._publish_bytes = publish_bytes
+        self._lent: Optional[memoryview] = None
+        self._is_in_place = False
+        self._is_used = False
+        self.version = 0
+
+    def __enter__(self) -> memoryview:
+        if self._is_used:
+            raise InvalidOption(f"state {self._name!r}: a loan serves once; ask the writer for another")
+        self._is_used = True
+        # Where the state has yet to move to, there is no place in it.
+        lent = self._steps.lend(self._nbytes)
+        self._is_in_place = lent is not None
+        self._lent = memoryview(bytearray(self._nbytes)) if lent is None else lent
+        return self._lent
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        lent, self._lent = self._lent, None
+        if lent is None:
+            return
+        if not self._is_in_place:
+            if kind is None:
+                self.version = self._publish_bytes(lent)
+            return
+        length = None
+        try:
+            lent.release()
+            length = self._nbytes if kind is None else None
+        except BufferError as in_use:
+            if kind is None:
+                raise ViewInUse(
+                    f"state {self._name!r}: something still refers to the bytes of the loan, such as an array made from"
+                    f" it; nothing was published. Drop it (`del array`) before the block ends"
+                ) from in_use
+        finally:
+            version = self._steps.take_back(length)
+        if kind is None:
+            self.version = version

@@ -1,0 +1,270 @@
+"""The writer's steps, W1 to W3 and S1 to S3 of protocol.py, as closures."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from functools import partial
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+
+from shmstate.errors import NotPublished, ReentrantPublish, StateTooLarge
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, RETIRED, Content, Layout, whole_pages, with_room_for
+from shmstate.protocol import Memory, Retired, Title
+
+Encode = Callable[[Any], Any]
+Refuse = Callable[[Any, Exception], Exception]
+Publish = Callable[[Any], int]
+
+#: What a slot has committed before it is known: less than any length, so that all that begins by asking comes by.
+_UNKNOWN = -1
+
+# Words, data, the slots' number and places, whether a checksum is stored, bytes committed a slot. One tuple, so that a
+# move is one store: an exception from a signal may come between any two.
+_Bound = Tuple[Any, Any, int, Any, bool, List[int]]
+
+
+class Publishing(NamedTuple):
+    """A writer's side of one state.
+
+    ``through(encode, refuse)`` makes a ``publish(value)`` that returns the version. ``encode(value)`` must return bytes
+    or a contiguous view of single bytes; what it raises becomes ``refuse(value, error)``.
+    ``lend(nbytes)`` begins a publish whose payload is filled in place, and returns where, or None if there is no such
+    place now; nobody else publishes until ``take_back(is_filled)``, which returns the version, or the last one.
+    ``beat()`` says that the last state is still current. ``move(layout)`` moves it, as it is.
+    """
+
+    through: Callable[[Encode, Refuse], Publish]
+    lend: Callable[[int], Optional[memoryview]]
+    take_back: Callable[[Optional[int]], int]
+    move: Callable[[Callable[[int], Layout]], None]
+    beat: Callable[[], None]
+    latest: Callable[[], int]
+    retire: Callable[[Callable[[], Exception]], None]
+
+
+def _bind(memory: Memory, layout: Layout) -> _Bound:
+    return memory.words, memory.data, layout.slots, layout.where, layout.checksum, [_UNKNOWN] * layout.slots
+
+
+# Closures over prepared names: an attribute looked up costs as much as a load of a shared word. benchmarks/quick.py
+# holds the ratios that this buys.
+
+
+def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None, grows: bool = True) -> Publishing:
+    """The writer's steps, bound to what ``title`` owns.
+
+    The first publish moves the state to a segment of the layout ``wanted``, if that is another. What does not fit moves
+    it to a larger one, or raises StateTooLarge unless it ``grows``.
+
+    Threads take turns. A signal handler (or finalizer) that publishes in the middle of its own thread's publish gets
+    ReentrantPublish: letting it go on would store two payloads in one slot.
+    """
+    weak, fence = title.memory.weak, title.memory.fence
+    latest_at, intent_at, now, crc32 = LATEST, INTENT, time.monotonic_ns, zlib.crc32
+    # Not a with-statement, which takes longer than all stores together. An exception from a signal may come between
+    # any two steps, so "is the turn ours?" is asked where it is caught, and not concluded from how far we came.
+    turn = threading.RLock()
+    take_turn, end_turn, is_our_turn = turn.acquire, turn.release, turn._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
+    bound = _bind(title.memory, title.layout)
+    publishing = False
+    moving = False  # a move has begun, and nobody has looked yet how it ended
+
+    def through(encode: Encode, refuse: Refuse) -> Publish:
+        def publish(value: Any) -> int:
+            nonlocal publishing
+            try:
+                payload = encode(value)
+            except Exception as error:
+                raise refuse(value, error) from error
+            refusal = None
+            try:
+                take_turn()
+                if publishing:
+                    refusal = reentrant()
+                    raise refusal
+                publishing = True
+                length = len(payload)
+                while True:
+                    words, data, slots, where, checked, committed = bound
+                    version: int = words[latest_at] + 1
+                    slot = version % slots
+                    if length <= committed[slot]:
+                        break
+                    if make_room(version, slot, length, payload):
+                        publishing = False
+                        end_turn()
+                        return version
+                start, length_at, published_at, checksum_at = where[slot]
+                words[intent_at] = version  # W1
+                if weak:
+                    fence()
+                data[start : start + length] = payload  # W2
+                words[length_at] = length
+                words[published_at] = now()
+                if checked:
+                    words[checksum_at] = crc32(payload)
+                if weak:
+                    fence()
+                words[latest_at] = version  # W3
+                publishing = False
+                end_turn()
+                return version
+            except BaseException:
+                if is_our_turn():
+                    if refusal is None:
+                        publishing = False
+                    end_turn()
+                raise
+
+        return publish
+
+    def reentrant() -> ReentrantPublish:
+        return ReentrantPublish(
+            f"state {name!r}: published in the middle of a publish, a loan or a move of the same thread, by a signal"
+            f" handler or inside the loan's block"
+        )
+
+    def make_room(version: int, slot: int, length: int, payload: Any) -> bool:
+        """Have memory for ``length`` bytes of ``version``. True: it has been published, by moving. False: look again."""
+        nonlocal moving
+        if moving:
+            settle()
+            return False
+        layout = title.layout
+        fitting = layout if wanted is None else wanted
+        if length > fitting.stride:
+            fitting = larger(fitting, length)
+        if fitting == layout:
+            title.commit(layout.where[slot].start, max(length, 1))  # I7
+            bound[-1][slot] = whole_pages(length)
+            return False
+        move_to(fitting, version, payload, now())
+        return True
+
+    def larger(layout: Layout, length: int) -> Layout:
+        most = layout.stride
+        if grows:
+            layout = with_room_for(layout, length)
+            most = layout.stride
+        if length > most:
+            raise StateTooLarge(
+                f"state {name!r}: {length} bytes are more than its max_size of {most}; nothing was published."
+                f" Make the writer with a larger max_size (unused bytes cost nothing){'' if grows else ', or grow=True'}"
+            )
+        return layout
+
+    def move_to(layout: Layout, version: int, payload: Any, published: int) -> None:
+        nonlocal moving
+        words, _, _, _, _, committed = bound
+        moving = True
+        checksum = crc32(payload) if layout.checksum else 0
+        title.prepare(layout, Content(version, payload, published, checksum, words[HEARTBEAT]))  # S1
+        # Whatever ends this from now on, the next publish comes by make_room() and looks how far it came.
+        committed[:] = [_UNKNOWN] * len(committed)
+        words[intent_at] = RETIRED  # S2
+        title.take_name()  # S3
+        settle()
+
+    def settle() -> None:
+        nonlocal bound, moving, wanted
+        title.settle()
+        if title.memory.words is not bound[0]:  # also when what it says was lost to an exception the last time
+            layout = title.layout
+            bound = _bind(title.memory, layout)
+            if wanted is not None and with_room_for(wanted, layout.stride) == layout:
+                wanted = None
+        moving = False
+
+    # What is not called thousands of times a second.
+
+    def move(choose: Callable[[int], Layout]) -> None:
+        """To the layout that ``choose(nbytes)`` gives for the last state. NotPublished if there is none."""
+        begin()
+        try:
+            if moving:
+                settle()
+            words, data, slots, where, _, _ = bound
+            version: int = words[LATEST]
+            if not version:
+                raise NotPublished(f"state {name!r}: nothing has been published yet, so there is nothing to move")
+            start, length_at, published_at, _ = where[version % slots]
+            payload = data[start : start + words[length_at]]
+            move_to(choose(len(payload)), version, payload, words[published_at])
+        finally:
+            end()
+
+    def begin() -> None:
+        nonlocal publishing
+        take_turn()
+        if publishing:
+            end_turn()
+            raise reentrant()
+        publishing = True
+
+    def end() -> None:
+        nonlocal publishing
+        publishing = False
+        end_turn()
+
+    def lend(nbytes: int) -> Optional[memoryview]:
+        begin()
+        try:
+            if moving:
+                settle()
+            words, _, slots, where, _, committed = bound
+            version: int = words[LATEST] + 1
+            slot = version % slots
+            fitting = title.layout if wanted is None else wanted
+            if nbytes > fitting.stride:
+                fitting = larger(fitting, nbytes)
+            if fitting != title.layout:
+                end()
+                return None
+            if nbytes > committed[slot]:
+                title.commit(where[slot].start, max(nbytes, 1))  # I7
+                committed[slot] = whole_pages(nbytes)
+            words[INTENT] = version  # W1
+            if weak:
+                fence()
+            start = where[slot].start
+            lent: memoryview = title.memory.view[start : start + nbytes]
+            return lent
+        except BaseException:
+            if is_our_turn():
+                end()
+            raise
+
+    def take_back(length: Optional[int]) -> int:
+        try:
+            words, data, slots, where, checked, _ = bound
+            version: int = words[LATEST]
+            if length is not None:
+                version += 1
+                start, length_at, published_at, checksum_at = where[version % slots]
+                words[length_at] = length  # W2, the rest of it
+                words[published_at] = now()
+                if checked:
+                    words[checksum_at] = crc32(data[start : start + length])
+                if weak:
+                    fence()
+                words[LATEST] = version  # W3
+            return version
+        finally:
+            end()
+
+    def beat() -> None:
+        bound[0][HEARTBEAT] = now()
+
+    def latest() -> int:
+        version: int = bound[0][LATEST]
+        return version
+
+    def retire(error: Callable[[], Exception]) -> None:
+        nonlocal bound, take_turn
+        words = Retired(error)
+        bound = (words, *bound[1:])
+        # In a forked child the turn may be a thread's that did not come along; nobody would ever end it.
+        take_turn = partial(words.__getitem__, latest_at)
+
+    return Publishing(through, lend, take_back, move, beat, latest, retire)

@@ -1,0 +1,225 @@
+"""The reader's steps, R1 to R5 of protocol.py, as closures."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any, Callable, NamedTuple, Optional, Tuple
+
+from shmstate.errors import CorruptSegment, InvalidOption, NotPublished, Overwritten, ReadTimeout
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, RETIRED, Layout
+from shmstate.protocol import Memory, Place, Retired
+
+DEFAULT_TRIES = 1000
+#: Moves that one read follows. Each is a file made and renamed; nobody moves a state that often while it is read.
+_MOST_MOVES = 1000
+
+#: Copies, or whatever else a read is for, out of the live bytes: R3.
+Take = Callable[[Any, int, int], Any]
+
+
+def live(view: Any, start: int, stop: int) -> Any:
+    """A ``Take`` that copies nothing: the bytes themselves."""
+    return view[start:stop]
+
+
+class Reading(NamedTuple):
+    """A reader's side of one state. All follow it to its successors.
+
+    ``snapshot(take)`` returns ``(taken, version, published_ns)``; ``take(view, start, stop)`` is R3 and must copy.
+    ``of_version(version)`` does so for an older one. ``view()`` returns a snapshot of the bytes themselves and the
+    segment that they are in, whose ``is_whole(version)`` is R4; ``gone(version)`` is what to raise if not.
+    """
+
+    read_bytes: Callable[[], bytes]
+    snapshot: Callable[..., Tuple[Any, int, int]]
+    of_version: Callable[[int], Tuple[Any, int, int]]
+    view: Callable[[], Tuple[Any, int, int, Here]]
+    latest: Callable[[], int]
+    heartbeat: Callable[[], int]
+    retries: Callable[[], int]
+    retire: Callable[[Callable[[], Exception]], None]
+
+
+class Here(NamedTuple):
+    """The reader's steps in one segment.
+
+    ``attempt(version, take)`` is R2 to R4 and returns ``(taken, published_ns)``, or None if that was not whole.
+    """
+
+    words: Any
+    attempt: Callable[[int, Optional[Take]], Optional[Tuple[Any, int]]]
+    is_whole: Callable[[int], bool]
+    gone: Callable[[int], Overwritten]
+    corrupt: Callable[[int], CorruptSegment]
+    layout: Layout
+
+
+def _steps_in(memory: Memory, layout: Layout, name: str) -> Here:
+    words, data, view, weak, fence = memory.words, memory.data, memory.view, memory.weak, memory.fence
+    slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
+    crc32 = zlib.crc32
+
+    def attempt(version: int, take: Optional[Take]) -> Optional[Tuple[Any, int]]:
+        if weak:
+            fence()
+        start, length_at, published_at, checksum_at = where[version % slots]
+        length: int = words[length_at]  # R2
+        published: int = words[published_at]
+        checksum: int = words[checksum_at]
+        if length <= stride:
+            taken = data[start : start + length] if take is None else take(view, start, start + length)  # R3
+            unchecked = not checked or take is live  # to check those would read them all
+            if is_whole(version) and (unchecked or crc32(taken) == checksum):
+                return taken, published
+        return None
+
+    def is_whole(version: int) -> bool:
+        if weak:
+            fence()
+        intent: int = words[INTENT]
+        if intent == RETIRED:
+            intent = words[LATEST] + 1  # I8
+        return intent - version < slots  # R4
+
+    def gone(version: int) -> Overwritten:
+        return Overwritten(
+            f"state {name!r}: version {version} is gone, its slot is version {version + slots}'s: the writer is at"
+            f" {words[INTENT]}, and {slots} slots keep {slots - 1} versions. Read it sooner, or make the writer with"
+            f" more slots"
+        )
+
+    def corrupt(version: int) -> CorruptSegment:
+        length, intent = words[where[version % slots].length], words[INTENT]
+        return CorruptSegment(
+            f"state {name!r}: version {version} is not whole though nobody writes: LENGTH {length} of"
+            f" {stride} at most, INTENT {intent}{', checksum differs' if checked else ''}; somebody else"
+            f" has overwritten it. Restart its writer"
+        )
+
+    return Here(words, attempt, is_whole, gone, corrupt, layout)
+
+
+# Words, bytes, the slots' number, size and places, and whether the quick way is not to be taken. One tuple, so that a
+# thread that moves on gives the others all of the new segment or nothing.
+_Quick = Tuple[Any, Any, int, int, Any, bool]
+
+
+def _quick_way(memory: Memory, layout: Layout) -> _Quick:
+    places = tuple((slot.start, slot.length) for slot in layout.where)
+    return memory.words, memory.data, layout.slots, layout.stride, places, memory.weak or layout.checksum
+
+
+def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading:
+    """The reader's steps, bound to where ``place`` is. Safe to call from many threads."""
+    weak, fence, give_way = place.memory.weak, place.memory.fence, os.sched_yield
+    latest_at, intent_at = LATEST, INTENT
+    here = _steps_in(place.memory, place.layout, name)
+    quick = _quick_way(place.memory, place.layout)
+    spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
+
+    def read_bytes() -> bytes:
+        # find() unrolled for what nearly always happens where no fence and no checksum is needed. Anything else is left
+        # to it, LATEST = 0 too: slot 0 then has a LENGTH that fails the check.
+        nonlocal spoilt
+        words, data, slots, stride, places, is_barred = quick
+        if not is_barred:
+            version: int = words[latest_at]  # R1
+            start, length_at = places[version % slots]
+            length: int = words[length_at]  # R2
+            if length <= stride:
+                payload: bytes = data[start : start + length]  # R3
+                if words[intent_at] - version < slots:  # R4
+                    return payload
+            spoilt += 1
+        found: bytes = find(None)[0]
+        return found
+
+    def snapshot(take: Optional[Take] = None) -> Tuple[Any, int, int]:
+        return find(take)[:3]
+
+    def view() -> Tuple[Any, int, int, Here]:
+        return find(live)
+
+    def find(take: Optional[Take]) -> Tuple[Any, int, int, Here]:
+        nonlocal spoilt
+        first = None
+        for _ in range(tries):
+            steps = current()
+            version: int = steps.words[LATEST]  # R1
+            if not version:
+                raise NotPublished(f"state {name!r}: nothing has been published yet; try again later")
+            first = first or version
+            found = steps.attempt(version, take)
+            if found is not None:
+                return found[0], version, found[1], steps
+            spoilt += 1
+            give_way()
+        raise gave_up(first)
+
+    def current() -> Here:
+        """R5."""
+        nonlocal here, quick
+        for _ in range(_MOST_MOVES):
+            steps = here
+            if steps.words[INTENT] != RETIRED:
+                return steps
+            successor = place.successor(steps.words)
+            if successor is None:
+                return steps
+            here, quick = _steps_in(*successor, name), _quick_way(*successor)
+        raise ReadTimeout(f"state {name!r}: moved {_MOST_MOVES} times during one read; have its writer reserve more")
+
+    def of_version(version: int) -> Tuple[Any, int, int]:
+        steps = current()
+        latest_version = steps.words[LATEST]  # R1
+        if version < 1:
+            raise InvalidOption(f"state {name!r}: version {version}: the first is 1")
+        if version > latest_version:
+            raise NotPublished(
+                f"state {name!r}: version {version} is not published yet; the latest is {latest_version}"
+            )
+        found = steps.attempt(version, None)
+        if found is not None:
+            return found[0], version, found[1]
+        if steps.words[steps.layout.where[version % steps.layout.slots].length] == NEVER_WRITTEN:
+            raise Overwritten(
+                f"state {name!r}: version {version} was left behind when the state moved to another segment; it is at"
+                f" version {latest_version}"
+            )
+        if steps.is_whole(version):  # so it was nothing of the writer's making that spoilt it
+            raise steps.corrupt(version)
+        raise steps.gone(version)
+
+    def gave_up(first: Optional[int]) -> Exception:
+        version = here.words[LATEST]
+        if version == first:  # the writer rests, so nothing of its making spoils a copy
+            return here.corrupt(version)
+        return ReadTimeout(
+            f"state {name!r}: no whole copy in {tries} tries, from version {first} to {version}: the writer"
+            f" overwrites {here.layout.slots} slots faster than one is copied. Make it with more slots, or publish less"
+            f" often"
+        )
+
+    def latest() -> int:
+        if weak:
+            fence()  # after whatever was read before: instant.py asks whether that is still the latest
+        steps = here
+        version: int = steps.words[LATEST]
+        if steps.words[INTENT] == RETIRED:
+            version = current().words[LATEST]
+        return version
+
+    def heartbeat() -> int:
+        beaten: int = here.words[HEARTBEAT]
+        return beaten
+
+    def retries() -> int:
+        return spoilt
+
+    def retire(error: Callable[[], Exception]) -> None:
+        nonlocal here, quick
+        words: Any = Retired(error)
+        here, quick = here._replace(words=words), (words, *quick[1:])
+
+    return Reading(read_bytes, snapshot, of_version, view, latest, heartbeat, retries, retire)
