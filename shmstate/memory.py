@@ -55,7 +55,20 @@ class Segment:
     mapped lives as long as the map does.
     """
 
-    __slots__ = ("__weakref__", "_at_close", "_map", "data", "inode", "layout", "name", "path", "view", "weak", "words")
+    __slots__ = (
+        "__weakref__",
+        "_at_close",
+        "_map",
+        "data",
+        "fd",
+        "inode",
+        "layout",
+        "name",
+        "path",
+        "view",
+        "weak",
+        "words",
+    )
 
     def __init__(self, fd: int, name: str, layout: Layout, writable: bool) -> None:
         self.name = name
@@ -63,6 +76,8 @@ class Segment:
         self.layout = layout
         self.inode = os.fstat(fd).st_ino
         self.weak = not STRONGLY_ORDERED
+        #: A descriptor of the file, for who takes locks on it; see ``keep``.
+        self.fd = -1
         try:
             self._map: Optional[mmap.mmap] = map_shared(fd, layout.size, writable)
         except OSError as error:
@@ -106,6 +121,16 @@ class Segment:
             if fd >= 0:
                 os.close(fd)
 
+    def keep(self, fd: int) -> None:
+        """Keep a copy of the descriptor that was mapped until ``close()``, or ``drop()``."""
+        self.fd = os.dup(fd)
+
+    def drop(self) -> None:
+        """Close the descriptor that was kept. Idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def sign(self, identity: Identity) -> None:
         """Store who owns the segment from now on."""
         self.words[OWNER_PID] = identity.owner_pid
@@ -145,6 +170,7 @@ class Segment:
         with suppress(BufferError):  # slices of a view are out there: what they refer to goes with the last of them
             self._map.close()
         self._map = None
+        self.drop()
 
 
 _fence = threading.Lock()

@@ -11,6 +11,8 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
         S3 in protocol.py); only if it still leads to the segment that is locked.
     O5  Those who only ask (is the writer alive?) hold a shared lock for microseconds; so does `remove_if_dead` an
         exclusive one. A claimant waits CLAIM_GRACE before it believes in an owner.
+    O6  Those who own a state together hold the lock shared; each publishes in its turn (turns.py), and I1 to I8 of
+        protocol.py hold of whoever has it. To take it is to begin anew, as an heir does: LATEST is loaded then.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import time
 from contextlib import suppress
 from typing import Optional
 
-from shmstate import memory
+from shmstate import memory, turns
 from shmstate.compat import require_platform
 from shmstate.errors import NameInUse, ShmStateError, StateNotFound
 from shmstate.layout import NEW_PREFIX, PAGE, SHM_DIR, Content, Identity, Layout, parse_header
@@ -31,8 +33,10 @@ CLAIM_GRACE = 0.05
 _CLAIM_TRIES = 100
 
 
-def claim(name: str, layout: Layout) -> memory.Segment:
+def claim(name: str, layout: Layout, shared: bool = False) -> memory.Segment:
     """Own state ``name``: create its segment, or adopt the one a dead writer left, whatever its layout.
+
+    With ``shared``, own it with others who do so too: O6.
 
     Waits CLAIM_GRACE at most for a lock. Raises NameInUse, CorruptSegment, UntrustedSegment, OutOfSharedMemory; then
     nothing has changed.
@@ -41,22 +45,22 @@ def claim(name: str, layout: Layout) -> memory.Segment:
     memory.path_of(name)
     for _ in range(_CLAIM_TRIES):
         with suppress(StateNotFound):
-            adopted = _adopt(name)
+            adopted = join(name, shared)
             if adopted is not None:
                 return adopted
             continue
         with suppress(FileExistsError, FileNotFoundError):
-            return _create(name, layout)
+            return _create(name, layout, shared)
     raise NameInUse(
         f"state {name!r} appeared and vanished {_CLAIM_TRIES} times while it was claimed; choose one writer"
     )
 
 
-def _create(name: str, layout: Layout) -> memory.Segment:
+def _create(name: str, layout: Layout, shared: bool) -> memory.Segment:
     identity = own_identity()
     draft = draft_of(identity)
     try:
-        segment = build(draft, name, layout, identity)
+        segment = build(draft, name, layout, identity, shared=shared)
         try:
             os.link(draft, segment.path)  # O1
         except BaseException:
@@ -75,35 +79,50 @@ def draft_of(identity: Identity) -> str:
 
 
 def build(
-    draft: str, name: str, layout: Layout, identity: Identity, content: Optional[Content] = None
+    draft: str, name: str, layout: Layout, identity: Identity, content: Optional[Content] = None, shared: bool = False
 ) -> memory.Segment:
     """A segment for state ``name`` at the path ``draft``, complete and locked. Raises OutOfSharedMemory."""
     fd = memory.build(draft, layout, identity, f"state {name!r}", content)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # O2
-        return memory.Segment(fd, name, layout, writable=True)
+        fcntl.flock(fd, _kind(shared) | fcntl.LOCK_NB)  # O2
+        return _mapped(fd, name, layout, shared)
     finally:
         os.close(fd)
 
 
-def _adopt(name: str) -> Optional[memory.Segment]:
-    """The dead writer's segment, or None if the name has meanwhile come to lead elsewhere."""
+def join(name: str, shared: bool) -> Optional[memory.Segment]:
+    """The segment that the name leads to, locked, or None if the name has meanwhile come to lead elsewhere.
+
+    Raises StateNotFound, NameInUse, UntrustedSegment, CorruptSegment.
+    """
     fd = memory.open_existing(name, writable=True)
     try:
-        _lock_or_name_owner(fd, name)
+        _lock_or_name_owner(fd, name, _kind(shared))
         if not leads_to(memory.path_of(name), os.fstat(fd).st_ino):  # O3
             return None
         found, _ = memory.read_header(fd, name)
-        segment = memory.Segment(fd, name, found, writable=True)
+        segment = _mapped(fd, name, found, shared)
         segment.sign(own_identity())
         return segment
     finally:
         os.close(fd)
 
 
-def _lock_or_name_owner(fd: int, name: str) -> None:
+def _kind(shared: bool) -> int:
+    return fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+
+
+def _mapped(fd: int, name: str, layout: Layout, shared: bool) -> memory.Segment:
+    segment = memory.Segment(fd, name, layout, writable=True)
+    if shared:
+        segment.keep(fd)
+        turns.appear(fd)
+    return segment
+
+
+def _lock_or_name_owner(fd: int, name: str, kind: int) -> None:
     deadline = time.monotonic() + CLAIM_GRACE
-    while not _try_lock(fd, fcntl.LOCK_EX):
+    while not _try_lock(fd, kind):
         if time.monotonic() > deadline:
             raise NameInUse(f"state {name!r} is owned by {_owner(fd)}; close that writer, or choose another name")
         time.sleep(0.001)
@@ -158,7 +177,9 @@ def is_owned(path: str, inode: int) -> bool:
     except OSError:
         return False
     try:
-        return os.fstat(fd).st_ino == inode and not _try_lock(fd, fcntl.LOCK_SH)
+        if os.fstat(fd).st_ino != inode:
+            return False
+        return not _try_lock(fd, fcntl.LOCK_SH) or turns.is_anybody_there(fd)
     finally:
         os.close(fd)
 

@@ -74,7 +74,9 @@ class Memory(Protocol):
 
 
 class Title(Protocol):
-    """What publishing asks of whoever owns the state; ``ownership.Title`` has it."""
+    """What publishing asks of whoever owns the state; ``title.Title`` has it, ``title.SharedTitle`` the last three."""
+
+    shared: bool
 
     @property
     def memory(self) -> Memory:
@@ -95,6 +97,15 @@ class Title(Protocol):
 
     def settle(self) -> None:
         """Own what was prepared if the name leads to it; throw it away otherwise."""
+
+    def take_turn(self) -> None:
+        """Wait for those who own the state as well."""
+
+    def end_turn(self) -> None:
+        """Let them publish."""
+
+    def follow(self) -> bool:
+        """Own the segment that another has moved the state to, without the turn. False if it is where it was."""
 
 
 class Place(Protocol):

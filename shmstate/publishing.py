@@ -43,6 +43,10 @@ class Publishing(NamedTuple):
     retire: Callable[[Callable[[], Exception]], None]
 
 
+def _as_it_is(payload: Any) -> Any:
+    return payload
+
+
 def _bind(memory: Memory, layout: Layout) -> _Bound:
     return memory.words, memory.data, layout.slots, layout.where, layout.checksum, [_UNKNOWN] * layout.slots
 
@@ -57,7 +61,7 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
     The first publish moves the state to a segment of the layout ``wanted``, if that is another. What does not fit moves
     it to a larger one, or raises StateTooLarge unless it ``grows``.
 
-    Threads take turns. A signal handler (or finalizer) that publishes in the middle of its own thread's publish gets
+    Threads take turns; where the title is shared, so do processes. A signal handler (or finalizer) that publishes in the middle of its own thread's publish gets
     ReentrantPublish: letting it go on would store two payloads in one slot.
     """
     weak, fence = title.memory.weak, title.memory.fence
@@ -68,9 +72,13 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
     take_turn, end_turn, is_our_turn = turn.acquire, turn.release, turn._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
     bound = _bind(title.memory, title.layout)
     publishing = False
+    # Where the title is shared: a thread's turn at this handle, in which it has, or waits for, the turn among all.
+    gate = threading.RLock()
+    is_our_gate = gate._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
+    has_turn = False
     moving = False  # a move has begun, and nobody has looked yet how it ended
 
-    def through(encode: Encode, refuse: Refuse) -> Publish:
+    def alone(encode: Encode, refuse: Refuse) -> Publish:
         def publish(value: Any) -> int:
             nonlocal publishing
             try:
@@ -118,6 +126,53 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
                 raise
 
         return publish
+
+    def in_turn(encode: Encode, refuse: Refuse) -> Publish:
+        publish_payload = alone(_as_it_is, refuse)
+
+        def publish(value: Any) -> int:
+            try:
+                payload = encode(value)
+            except Exception as error:
+                raise refuse(value, error) from error
+            is_nested = has_turn and is_our_gate()
+            try:
+                take_turn_among_all()
+                return publish_payload(payload)
+            finally:
+                if is_our_gate() and not is_nested:
+                    end_turn_among_all()
+
+        return publish
+
+    def take_turn_among_all() -> None:
+        nonlocal has_turn
+        bound[0][INTENT]  # raises if it is closed: in a forked child nobody may be there to open the gate
+        gate.acquire()
+        if has_turn:
+            gate.release()
+            raise reentrant()
+        try:
+            has_turn = True
+            while True:
+                title.take_turn()
+                settle()
+                if bound[0][INTENT] != RETIRED or not title.follow():
+                    break
+        except BaseException:
+            end_turn_among_all()
+            raise
+
+    def end_turn_among_all() -> None:
+        nonlocal has_turn
+        try:
+            title.end_turn()
+        except BaseException:  # out of a signal handler; other processes wait
+            title.end_turn()
+            raise
+        finally:
+            has_turn = False
+            gate.release()
 
     def reentrant() -> ReentrantPublish:
         return ReentrantPublish(
@@ -196,6 +251,8 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
 
     def begin() -> None:
         nonlocal publishing
+        if title.shared:
+            take_turn_among_all()
         take_turn()
         if publishing:
             end_turn()
@@ -206,6 +263,8 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
         nonlocal publishing
         publishing = False
         end_turn()
+        if title.shared:
+            end_turn_among_all()
 
     def lend(nbytes: int) -> Optional[memoryview]:
         begin()
@@ -254,11 +313,18 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
             end()
 
     def beat() -> None:
+        look_after_the_others()
         bound[0][HEARTBEAT] = now()
 
     def latest() -> int:
+        look_after_the_others()
         version: int = bound[0][LATEST]
         return version
+
+    def look_after_the_others() -> None:
+        if title.shared and bound[0][INTENT] == RETIRED:
+            take_turn_among_all()
+            end_turn_among_all()
 
     def retire(error: Callable[[], Exception]) -> None:
         nonlocal bound, take_turn
@@ -267,4 +333,4 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
         # In a forked child the turn may be a thread's that did not come along; nobody would ever end it.
         take_turn = partial(words.__getitem__, latest_at)
 
-    return Publishing(through, lend, take_back, move, beat, latest, retire)
+    return Publishing(in_turn if title.shared else alone, lend, take_back, move, beat, latest, retire)

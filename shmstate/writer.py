@@ -7,7 +7,7 @@ import os
 from multiprocessing import util
 from typing import Any, Callable, Optional, Union
 
-from shmstate import ownership, publishing
+from shmstate import ownership, publishing, turns
 from shmstate.codecs import CodecLike, codec_named, flat_encoder
 from shmstate.compat import STRONGLY_ORDERED
 from shmstate.errors import EncodeError, InvalidOption, WriterClosed
@@ -15,7 +15,7 @@ from shmstate.handle import Handle
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
 from shmstate.loan import Loan
 from shmstate.memory import Segment
-from shmstate.title import Title
+from shmstate.title import SharedTitle, Title, require_same_codec
 
 BytesLike = Union[bytes, bytearray, memoryview]
 
@@ -28,6 +28,8 @@ class StateWriter(Handle):
     ``max_size``  bytes reserved for a state. Address space, not memory: only what was published has memory behind it
     ``grow``      a state beyond ``max_size`` moves to a segment with twice the room, and readers follow it, losing only
                   the older versions. False: StateTooLarge instead
+    ``shared``    own it with other writers that share it too, in any process: each publish waits for its turn, versions
+                  are in the order of publishes, and a writer that dies in its turn holds up nobody
     ``checksum``  store and check a CRC-32. None: where the machine reorders memory accesses (not on x86-64)
 
     A segment that a dead writer left is adopted with its last state and version. If it was made with other options the
@@ -36,7 +38,8 @@ class StateWriter(Handle):
     a process that is killed leaves it, last state and all, for readers, the next writer, or ``reclaim()``.
 
     A forked child's copy is closed: the state stays its parent's. A pickled writer claims the name anew.
-    Threads may share a writer; they take turns.
+    Threads may share a writer; they take turns. Of writers with ``shared``, all must use one codec, or CodecMismatch; the
+    last to close removes the segment; StateWriters without it get NameInUse, and the other way round.
 
     Raises InvalidName, InvalidOption, NameInUse (naming the owner), OutOfSharedMemory, UntrustedSegment,
     CorruptSegment, UnsupportedPlatform.
@@ -57,14 +60,22 @@ class StateWriter(Handle):
         slots: int = DEFAULT_SLOTS,
         max_size: int = DEFAULT_MAX_SIZE,
         grow: bool = True,
+        shared: bool = False,
         checksum: Optional[bool] = None,
     ) -> None:
-        self._options = {"codec": codec, "slots": slots, "max_size": max_size, "grow": grow, "checksum": checksum}
+        self._options = {
+            "codec": codec,
+            "slots": slots,
+            "max_size": max_size,
+            "grow": grow,
+            "shared": shared,
+            "checksum": checksum,
+        }
         self._codec = codec_named(codec)
         checked = not STRONGLY_ORDERED if checksum is None else bool(checksum)
         self._planned = plan(slots=slots, max_size=max_size, codec=self._codec.name, checksum=checked)
         self.name = name
-        self._title = title = Title(ownership.claim(name, self._planned))
+        self._title = title = _entitled(name, self._planned, shared)
         wanted = self._wanted(title.layout)
         self._steps = publishing.open_publishing(
             title, name, wanted=None if wanted == title.layout else wanted, grows=grow
@@ -132,6 +143,19 @@ class StateWriter(Handle):
         self._finalizer.cancel()
         if self._segment.is_open:
             self._title.give_up(unlink)
+
+
+def _entitled(name: str, layout: Layout, shared: bool) -> Title:
+    segment = ownership.claim(name, layout, shared)
+    if not shared:
+        return Title(segment)
+    try:
+        if turns.is_anybody_there(segment.fd):
+            require_same_codec(segment.layout.codec, layout.codec, name)
+    except BaseException:
+        segment.close()
+        raise
+    return SharedTitle(segment)
 
 
 def _refusal(name: str) -> publishing.Refuse:

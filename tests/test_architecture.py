@@ -19,7 +19,7 @@ ORDER = (
     ("errors",),
     ("layout",),
     ("compat",),
-    ("memory",),
+    ("memory", "turns"),
     ("ownership",),
     ("title", "attachment"),
     ("protocol",),

@@ -176,6 +176,37 @@ def move_and_stop(name: str, stop: str) -> None:
     writer.publish(bytes(5000))
 
 
+def share(name: str, me: str, times: str) -> None:
+    """Publish [me, number] that often beside others, once the test says so; tell the versions."""
+    with shmstate.StateWriter(name, shared=True, max_size=4096) as writer:
+        say("ready")
+        wait_for_the_test()
+        versions = [writer.publish([int(me), number, "x" * (number * 37 % 6000)]) for number in range(int(times))]
+        say(*versions)
+        wait_for_the_test()
+
+
+def share_and_stop_in_the_turn(name: str, where: str) -> None:
+    """Publish once; then take the turn, come as far as ``where`` and stay there."""
+    writer: Any = shmstate.StateWriter(name, shared=True, codec="raw", max_size=4096)
+    writer.publish(b"before")
+    title = writer._title
+    take_name = title.take_name
+
+    def stay() -> None:
+        say(where)
+        wait_for_the_test()
+
+    if where == "in place":
+        writer.loan(5).__enter__()[:] = b"torn."
+        stay()
+    elif where == "settle":
+        title.take_name = lambda: (take_name(), stay())
+    else:
+        setattr(title, where, lambda *_: stay())
+    writer.publish(bytes(5000))
+
+
 def own_and_exit(name: str, way: str) -> None:
     """Publish a state and leave without closing it."""
     writer = shmstate.StateWriter(name)

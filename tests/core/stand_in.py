@@ -116,6 +116,8 @@ class Names:
 class Owner:
     """What publishing asks of whoever owns the state. What it does on its way to other bytes are accesses as well."""
 
+    shared = False
+
     def __init__(self, names: Names, view: View) -> None:
         assert view.shared is names.named
         self._names = names
@@ -144,6 +146,52 @@ class Owner:
         if heir is not None and heir.shared is self._names.named:
             heir.before, heir.accesses = self.memory.before, self.memory.accesses
             self.memory = heir
+
+    def take_turn(self) -> None:
+        raise AssertionError("nobody else owns it")
+
+    end_turn = take_turn
+
+    def follow(self) -> bool:
+        raise AssertionError("nobody else moves it")
+
+
+class Turn:
+    """Who may publish, of those who share a state."""
+
+    def __init__(self) -> None:
+        self.taken_by: Optional[object] = None
+
+
+class SharingOwner(Owner):
+    """One of those who publish in their turns. What dies loses its turn."""
+
+    shared = True
+
+    def __init__(self, names: Names, view: View, turn: Turn) -> None:
+        super().__init__(names, view)
+        self._turn = turn
+
+    def take_turn(self) -> None:
+        self.memory.touch("take turn")
+        assert self._turn.taken_by is None, "this would wait"
+        self._turn.taken_by = self
+
+    def end_turn(self) -> None:
+        self.memory.touch("end turn")
+        if self._turn.taken_by is self:
+            self._turn.taken_by = None
+
+    def follow(self) -> bool:
+        self.memory.touch("ask for the name")
+        named = self._names.named
+        if named is self.memory.shared:
+            return False
+        self.end_turn()
+        moved = View(named, self.memory.weak)
+        moved.before, moved.accesses = self.memory.before, self.memory.accesses
+        self.memory = moved
+        return True
 
 
 class Visitor:

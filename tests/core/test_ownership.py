@@ -113,9 +113,9 @@ def test_a_name_that_vanishes_while_it_is_claimed_is_created(monkeypatch: pytest
     first = StateWriter(name)
     lock = ownership._lock_or_name_owner
 
-    def vanish_before_the_lock(fd: int, state: str) -> None:
+    def vanish_before_the_lock(fd: int, state: str, kind: int) -> None:
         first.close()
-        lock(fd, state)
+        lock(fd, state, kind)
 
     monkeypatch.setattr(ownership, "_lock_or_name_owner", vanish_before_the_lock)
 

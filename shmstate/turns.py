@@ -1,0 +1,46 @@
+"""Turns among processes that publish one state, and the sign that some of them live: locks on two bytes of its file.
+
+    byte 0   whoever publishes has it for writing; the others wait for it, in the kernel
+    byte 1   whoever may publish has it for reading, always; to ask for it takes no lock
+
+They are open file description locks (fcntl(2), ``F_OFD_SETLK``): of a descriptor, not of a process, and they go with its
+last copy, also on ``kill -9``. The lock of ownership.py, an ``flock``, is another kind and does not meet them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+
+# Not in Python's fcntl before 3.9; the same on every Linux.
+_GET, _SET, _SET_WAITING = 36, 37, 38
+_FLOCK = struct.Struct("hhqqi4x")
+_TURN, _PRESENCE = 0, 1
+
+
+def _lock(fd: int, command: int, kind: int, byte: int) -> int:
+    """Returns the kind of a lock that stands in the way, if asked for that."""
+    told = fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    found: int = _FLOCK.unpack(told)[0]
+    return found
+
+
+def take(fd: int) -> None:
+    """Wait for the turn and take it. ``fd`` is open for writing."""
+    _lock(fd, _SET_WAITING, fcntl.F_WRLCK, _TURN)
+
+
+def end(fd: int) -> None:
+    """Let the next one have it."""
+    _lock(fd, _SET, fcntl.F_UNLCK, _TURN)
+
+
+def appear(fd: int) -> None:
+    """Be seen, until ``fd`` is closed."""
+    _lock(fd, _SET, fcntl.F_RDLCK, _PRESENCE)
+
+
+def is_anybody_there(fd: int) -> bool:
+    """Whether others are seen."""
+    return _lock(fd, _GET, fcntl.F_WRLCK, _PRESENCE) != fcntl.F_UNLCK

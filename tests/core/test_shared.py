@@ -1,0 +1,402 @@
+"""Several writers of one state."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+from typing import Any, Callable, Dict, List, Tuple
+
+import pytest
+
+from shmstate import (
+    CodecMismatch,
+    NameInUse,
+    ReentrantPublish,
+    StateReader,
+    StateWriter,
+    WriterClosed,
+    list_states,
+    publishing,
+    reclaim,
+    turns,
+)
+from shmstate.layout import LATEST, SHM_DIR
+from shmstate.publishing import Publishing
+from tests.core import children
+from tests.core.children import Child, until
+from tests.core.stand_in import Bytes, Names, SharingOwner, Stopped, Turn, View, Visitor, layout
+from tests.core.test_protocol import NAME, PROTOCOL, SLOTS, as_it_is, payload_of, unchanged
+
+Start = Callable[..., Child]
+
+
+def file_of(name: str) -> str:
+    return f"{SHM_DIR}/shmstate.{name}"
+
+
+# Over the stand-in.
+
+
+class Sharers:
+    """Two writers and a reader of one state."""
+
+    def __init__(self, slots: int) -> None:
+        self.names = Names(Bytes(layout(slots)))
+        self.turn = Turn()
+        self.owners = [SharingOwner(self.names, View(self.names.named), self.turn) for _ in range(2)]
+        self.writers: List[Publishing] = [publishing.open_publishing(owner, NAME) for owner in self.owners]
+        self.publish = [writer.through(as_it_is, unchanged) for writer in self.writers]
+        self.reader = PROTOCOL.open_reading(Visitor(self.names, View(self.names.named)), NAME, 5)
+
+    def publish_next(self, writer: int) -> None:
+        version = self.names.named.words[LATEST] + 1
+        assert self.publish[writer](payload_of(version)) == version
+
+    def move(self, writer: int) -> None:
+        self.writers[writer].move(lambda _: layout(self.names.named.shape.slots))
+
+    def check(self) -> None:
+        latest = self.names.named.words[LATEST]
+        assert self.reader.snapshot()[:2] == (payload_of(latest), latest)
+        assert self.reader.read_bytes() == payload_of(latest)
+
+
+ACTS: Dict[str, Callable[[Sharers, int], None]] = {"publishes": Sharers.publish_next, "moves the state": Sharers.move}
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+def test_each_goes_on_where_the_other_is(slots: int) -> None:
+    play = Sharers(slots)
+    for number in range(40):
+        play.publish_next(number * 7 // 5 % 2)
+        if number % 3 == 0:
+            play.move(number // 3 % 2)
+        play.check()
+        assert [writer.latest() for writer in play.writers] == [number + 1] * 2
+        for writer in play.writers:
+            writer.beat()
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_one_that_dies_at_any_access_in_its_turn_leaves_the_other_what_was_published(
+    act: Callable[[Sharers, int], None], slots: int
+) -> None:
+    def ready() -> Sharers:
+        play = Sharers(slots)
+        for number in range(slots + 1):
+            play.publish_next(number % 2)
+        for owner in play.owners:
+            owner.memory.go_on()
+        return play
+
+    whole = ready()
+    act(whole, 0)
+    for number in range(len(whole.owners[0].memory.accesses)):
+        play = ready()
+        play.owners[0].memory.stop_before(number)
+        with pytest.raises(Stopped):
+            act(play, 0)
+        play.check()
+        if play.turn.taken_by is play.owners[0]:
+            play.turn.taken_by = None  # as the kernel does
+
+        for _ in range(slots + 1):
+            play.publish_next(1)
+            play.check()
+        play.move(1)
+        play.check()
+
+
+# In this process.
+
+
+@pytest.fixture
+def pair(name: str) -> Any:
+    with StateWriter(name, shared=True) as first, StateWriter(name, shared=True) as second, StateReader(name) as reader:
+        yield first, second, reader
+
+
+def test_versions_are_in_the_order_of_publishes(pair: Any) -> None:
+    first, second, reader = pair
+
+    assert [first.publish("a"), second.publish("b"), second.publish("c"), first.publish("d")] == [1, 2, 3, 4]
+
+    assert [snapshot.value for snapshot in reader.read_since(0).snapshots] == ["a", "b", "c", "d"]
+    assert first.version == second.version == reader.version == 4
+
+
+def test_each_follows_when_the_other_moves_the_state(pair: Any, name: str) -> None:
+    first, second, reader = pair
+    first.publish("small")
+
+    version = 1
+    for number in range(1, 6):
+        for writer, other in ((first, second), (second, first)):
+            size = (64 << 20) + number * 4096 if number == 3 else number
+            version = writer.publish(["x" * size])
+            assert other.version == version
+            assert reader.read()[:2] == (["x" * size], version)
+            writer.trim()
+            other.beat()
+            with other.loan(1) as view:
+                view[:] = b"\5"
+            version += 1
+            assert reader.read()[:2] == (5, version)
+    assert [file for file in os.listdir(SHM_DIR) if name in file] == [f"shmstate.{name}"]
+
+
+def test_the_state_lives_until_the_last_of_its_writers_closes(name: str) -> None:
+    first, second = StateWriter(name, shared=True), StateWriter(name, shared=True)
+    first.publish("a")
+    with StateReader(name) as reader:
+        assert reader.writer_alive
+        first.close()
+        assert reader.writer_alive
+        assert list_states(name)[0].alive
+        assert second.publish("b") == 2
+        assert reclaim(name) == []
+        second.close()
+        assert not reader.writer_alive
+        assert not os.path.exists(file_of(name))
+        assert reader.get() == "b"
+
+
+def test_a_state_that_is_left_by_all_is_taken_over(name: str) -> None:
+    first, second = StateWriter(name, shared=True), StateWriter(name, shared=True)
+    first.publish("a")
+    first.close(unlink=False)
+    second.close(unlink=False)
+
+    assert not list_states(name)[0].alive
+    with StateWriter(name) as heir:
+        assert heir.version == 1
+
+
+def test_who_shares_and_who_does_not_keep_each_other_out(name: str) -> None:
+    with StateWriter(name, shared=True):
+        with pytest.raises(NameInUse, match=f"'{name}' is owned by"):
+            StateWriter(name)
+    with StateWriter(name):
+        with pytest.raises(NameInUse, match=f"'{name}' is owned by"):
+            StateWriter(name, shared=True)
+
+
+def test_all_must_use_one_codec(name: str) -> None:
+    with StateWriter(name, shared=True) as first:
+        first.publish(1)
+        with pytest.raises(CodecMismatch, match=f"'{name}' is shared with writers that use codec 'msgpack', this one"):
+            StateWriter(name, shared=True, codec="json")
+        assert first.publish(2) == 2
+
+
+def test_a_codec_that_changed_after_this_writer_had_joined_is_told(name: str) -> None:
+    writer = StateWriter(name, codec="json")
+    writer.publish(1)
+    writer.close(unlink=False)
+    # Each was alone when it came, and would change the codec with its first publish.
+    with StateWriter(name, shared=True) as first:
+        with pytest.raises(CodecMismatch):
+            StateWriter(name, shared=True, codec="raw")
+        with StateWriter(name, shared=True, codec="json") as second:
+            first.publish(2)
+            for use in (lambda: second.publish(3), lambda: second.version):
+                with pytest.raises(CodecMismatch, match="writers that use codec 'msgpack', this one uses 'json'"):
+                    use()
+        assert first.publish(4) == 3
+
+
+def test_a_state_that_was_closed_by_force_and_made_anew_is_not_taken_for_ours(pair: Any, name: str) -> None:
+    first, second, _ = pair
+    first.publish(1)
+    first.trim()
+    os.unlink(file_of(name))
+
+    with StateWriter(name, shared=True) as stranger:
+        stranger.publish("another")
+        with pytest.raises(NameInUse, match=f"'{name}' was closed, and made anew by another writer"):
+            second.publish(2)
+
+
+def test_signal_handlers_that_publish_are_refused_wherever_they_come(name: str) -> None:
+    with StateWriter(name, shared=True) as writer, StateReader(name) as reader:
+        writer.publish("before")
+        before = signal.signal(signal.SIGUSR1, lambda *_: writer.publish("in between"))
+        try:
+            title: Any = writer._title
+            for step in ("take_turn", "settle", "end_turn"):
+                original = getattr(title, step)
+
+                def interrupted(step: str = step, original: Callable[[], None] = original) -> None:
+                    delattr(title, step)
+                    signal.raise_signal(signal.SIGUSR1)
+                    original()
+
+                setattr(title, step, interrupted)
+                with pytest.raises(ReentrantPublish, match=name):
+                    writer.publish("outer")
+                version = writer.publish("after")
+                assert reader.read()[:2] == ("after", version)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_error_of_the_codec_takes_no_turn(pair: Any) -> None:
+    first, second, reader = pair
+    with pytest.raises(Exception, match="did not encode"):
+        first.publish(object())
+    assert second.publish(1) == 1
+    assert reader.get() == 1
+
+
+def test_threads_and_writers_take_turns(name: str) -> None:
+    versions: List[Tuple[int, int, int]] = []
+
+    def publish(writer: StateWriter, thread: int) -> None:
+        for number in range(100):
+            versions.append((writer.publish([thread, number]), thread, number))
+
+    with StateWriter(name, shared=True, slots=32) as first, StateWriter(name, shared=True) as second:
+        threads = [
+            threading.Thread(target=publish, args=(writer, number))
+            for number, writer in enumerate([first, first, second, second])
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        assert first.version == second.version == 400
+    assert sorted(version for version, _, _ in versions) == list(range(1, 401))
+    for number in range(4):
+        assert [n for _, thread, n in sorted(versions) if thread == number] == list(range(100))
+
+
+def test_a_pickled_writer_shares(name: str) -> None:
+    with StateWriter(name, shared=True) as writer:
+        writer.publish(1)
+        with pickle.loads(pickle.dumps(writer)) as other:
+            assert other.publish(2) == 2
+
+
+def test_one_descriptor_more_than_others_and_none_is_left(name: str) -> None:
+    before = children.open_descriptors()
+    with StateWriter(name, shared=True, max_size=4096, codec="raw") as writer:
+        writer.publish(b"")
+        opened = children.open_descriptors()
+        for _ in range(5):
+            writer.publish(bytes(5000))
+            writer.publish(b"")
+            writer.trim()
+        assert children.open_descriptors() == opened
+    assert children.open_descriptors() == before
+
+
+# Other processes.
+
+
+def test_processes_that_share_a_state_lose_no_version(start: Start, name: str) -> None:
+    sharers = [start(children.share, name, number, 300) for number in range(3)]
+    assert [child.line() for child in sharers] == ["ready"] * 3
+    with StateReader(name) as reader:
+        for child in sharers:
+            child.say("go")
+        last: Dict[int, int] = {}
+        seen = 0
+        while seen < 900:
+            snapshot = reader.get_if_newer(seen)
+            if snapshot is not None:
+                who, number, filling = snapshot.value
+                assert filling == "x" * (number * 37 % 6000)
+                assert snapshot.version > seen
+                assert number > last.get(who, -1)
+                seen, last[who] = snapshot.version, number
+        versions = [[int(word) for word in child.line().split()] for child in sharers]
+    assert sorted(sum(versions, [])) == list(range(1, 901))
+    assert all(ours == sorted(ours) for ours in versions)
+    for child in sharers:
+        child.say("end")
+        assert child.finish() == (0, "", "")
+    assert not os.path.exists(file_of(name))
+
+
+@pytest.mark.parametrize("where", ["in place", "prepare", "take_name", "settle"])
+def test_one_that_is_killed_in_its_turn_holds_up_nobody(start: Start, name: str, where: str) -> None:
+    with StateWriter(name, shared=True, codec="raw", max_size=4096) as writer, StateReader(name) as reader:
+        child = start(children.share_and_stop_in_the_turn, name, where)
+        assert child.line() == where
+        published: List[int] = []
+        thread = threading.Thread(target=lambda: published.append(writer.publish(b"next")))
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive() == (not published)
+        assert not published, "it did not wait for its turn"
+
+        child.kill()
+        thread.join(30)
+
+        version = 3 if where == "settle" else 2
+        assert published == [version]
+        assert reader.read()[:2] == (b"next", version)
+        assert writer.publish(b"on") == version + 1
+    reclaim()
+
+
+def test_a_stopped_one_that_is_not_in_its_turn_holds_up_nobody(start: Start, name: str) -> None:
+    with StateWriter(name, shared=True, max_size=4096) as writer:
+        child = start(children.share, name, 0, 10)
+        child.line()
+        child.signal(signal.SIGSTOP)
+
+        assert writer.publish("on") == 1
+
+        child.signal(signal.SIGCONT)
+        child.say("go")
+        assert child.line().split() == [str(version) for version in range(2, 12)]
+
+
+def test_a_forked_childs_copy_is_closed_and_the_turn_stays_the_parents(name: str) -> None:
+    with StateWriter(name, shared=True) as writer, StateWriter(name, shared=True) as other:
+        with writer.loan(1) as view:
+            pid = os.fork()
+            if not pid:
+                try:
+                    writer.publish(1)
+                except WriterClosed:
+                    os._exit(0)
+                os._exit(1)
+            assert os.waitpid(pid, 0)[1] == 0
+            fd = os.open(file_of(name), os.O_RDWR)
+            try:
+                assert turns._lock(fd, turns._GET, turns.fcntl.F_WRLCK, turns._TURN) == turns.fcntl.F_WRLCK
+            finally:
+                os.close(fd)
+            view[:] = b"\1"
+        assert other.publish(2) == 2
+
+
+def test_liveness_is_asked_for_without_getting_in_the_way(pair: Any) -> None:
+    first, second, reader = pair
+    ended = threading.Event()
+    errors: List[Exception] = []
+
+    def ask() -> None:
+        while not ended.is_set():
+            try:
+                assert reader.writer_alive
+            except Exception as error:
+                errors.append(error)
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    for _ in range(100):
+        first.publish(1)
+        second.publish(2)
+    ended.set()
+    for asker in askers:
+        asker.join()
+    assert errors == []
+    until(lambda: reader.version == 200)
