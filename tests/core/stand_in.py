@@ -150,7 +150,8 @@ class Owner:
     def take_turn(self) -> None:
         raise AssertionError("nobody else owns it")
 
-    end_turn = take_turn
+    def end_turn(self) -> None:
+        raise AssertionError("nobody else owns it")
 
     def follow(self) -> bool:
         raise AssertionError("nobody else moves it")

@@ -24,7 +24,7 @@ from shmstate import (
     StateWriter,
     publishing,
 )
-from shmstate.layout import INTENT, LATEST, NEW_PREFIX, SHM_DIR
+from shmstate.layout import INTENT, LATEST, SHM_DIR
 from tests.core import children
 from tests.core.stand_in import Owner, Stopped, View, layout
 from tests.core.test_protocol import (
@@ -274,7 +274,7 @@ def inode(name: str) -> int:
 
 
 def drafts() -> List[str]:
-    return [file for file in os.listdir(SHM_DIR) if file.startswith(f"{NEW_PREFIX}{os.getpid()}.")]
+    return children.drafts_of(os.getpid())
 
 
 @pytest.fixture
@@ -656,5 +656,4 @@ def test_a_writer_that_is_killed_during_a_move_leaves_the_state_to_readers_and_h
         with StateWriter(name, codec="raw", max_size=4096) as heir:
             assert heir.publish(b"of the heir") == expected[1] + 1
             assert (*reader.read()[:2], reader.writer_alive) == (b"of the heir", expected[1] + 1, True)
-    removed = shmstate.reclaim()
-    assert len([file for file in removed if f"{NEW_PREFIX}{child.pid}." in file]) == (stop in ("retire", "take_name"))
+    assert children.remove_drafts_of(child.pid) == (stop in ("retire", "take_name"))
