@@ -30,8 +30,10 @@ from shmstate.errors import (
     UnsupportedPlatform,
     UntrustedSegment,
     ViewInUse,
+    WaitTimeout,
     WorkerDied,
     WriterClosed,
+    WriterGone,
 )
 from shmstate.instant import Instant, snapshot
 from shmstate.loan import Loan
@@ -86,7 +88,9 @@ __all__ = [
     "UntrustedSegment",
     "View",
     "ViewInUse",
+    "WaitTimeout",
     "WorkerDied",
     "WorkerPool",
     "WriterClosed",
+    "WriterGone",
 ]

@@ -14,6 +14,8 @@
     ├── EncodeError              the value did not encode; nothing was published
     ├── DecodeError              whole bytes that do not decode
     ├── ReadTimeout              (TimeoutError) the bounded number of tries ran out
+    ├── WaitTimeout              (TimeoutError) nothing newer was published in time
+    ├── WriterGone               nothing newer will be published: the writer has closed or died
     ├── Overwritten              a version that was viewed, or asked for, is gone: newer ones have its slot
     ├── ViewInUse                (BufferError) live bytes are still referred to where they are to be let go
     ├── CorruptSegment           ours by name, not by content
@@ -84,6 +86,14 @@ class DecodeError(ShmStateError):
 
 class ReadTimeout(ShmStateError, TimeoutError):
     """No whole copy within the bounded number of tries."""
+
+
+class WaitTimeout(ShmStateError, TimeoutError):
+    """Nothing newer was published within the time that was given."""
+
+
+class WriterGone(ShmStateError):
+    """The writer has closed or died, and published nothing newer before. Its last state can still be read."""
 
 
 class Overwritten(ShmStateError):

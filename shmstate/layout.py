@@ -6,6 +6,7 @@ r"""The byte map of a segment: where every word lives, and nothing that touches 
                              RETIRED: the state is moving, or has moved  |
             384  LATEST      version readers may take; 0: none yet       } a hot word each, two cache
             512  HEARTBEAT   CLOCK_MONOTONIC ns of the last sign of life /  lines apart (prefetch pairs)
+            576  WAKE        times that sleeping readers were woken; 0: nobody wakes them
             640  slot 0: LENGTH  PUBLISHED (CLOCK_MONOTONIC ns)  CHECKSUM                 64 bytes a slot
             704  slot 1: ...
     page 1  slot 0's payload: STRIDE bytes of address space, memory only where published
@@ -38,6 +39,7 @@ AT_CODEC = 64 // WORD
 INTENT = 256 // WORD
 LATEST = 384 // WORD
 HEARTBEAT = 512 // WORD
+WAKE = 576 // WORD
 _FIRST_SLOT = 640 // WORD
 _SLOT_WORDS = 64 // WORD
 
@@ -159,6 +161,7 @@ class Content(NamedTuple):
     published_ns: int
     checksum: int
     heartbeat_ns: int
+    wake: int = 0
 
 
 def with_room_for(layout: Layout, nbytes: int) -> Layout:
@@ -183,7 +186,9 @@ def pack_header(layout: Layout, identity: Identity, content: Optional[Content] =
         slot = layout.where[content.version % layout.slots]
         words = (len(content.payload), content.published_ns, content.checksum)
         struct.pack_into("=3Q", page, slot.length * WORD, *words)
-        for index, value in ((INTENT, content.version), (LATEST, content.version), (HEARTBEAT, content.heartbeat_ns)):
+        version = content.version
+        hot = {INTENT: version, LATEST: version, HEARTBEAT: content.heartbeat_ns, WAKE: content.wake}
+        for index, value in hot.items():
             struct.pack_into("=Q", page, index * WORD, value)
     return bytes(page)
 

@@ -101,6 +101,20 @@ class Segment:
             _fence.acquire()
             _fence.release()
 
+    @staticmethod
+    def bell(words: memoryview, index: int) -> Callable[[], object]:
+        """A function that wakes all who sleep on a word of this segment, in any process."""
+        from shmstate import futex  # ctypes takes a while to import, and most states wake nobody
+
+        return futex.bell(words, index)
+
+    @staticmethod
+    def doze(words: memoryview, index: int, expected: int, seconds: float) -> bool:
+        """Sleep while a word is as expected, so long at most. False, at once, if that cannot be done here."""
+        from shmstate import futex
+
+        return futex.wait(words, index, expected, seconds)
+
     def commit(self, start: int, nbytes: int) -> None:
         """Put memory behind ``nbytes`` from ``start``, so that no store or load there can fault.
 

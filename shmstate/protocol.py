@@ -22,6 +22,11 @@ A state that needs more room, less memory or another layout moves to a new segme
     R5  a reader that finds INTENT = RETIRED asks where the name leads: to a successor, and it goes on there with R1;
         or here still, when the writer is between S2 and S3 or ended there: R4 is then LATEST - s < K - 1
 
+Readers may sleep until a state changes, if its writer wakes them (WAKE > 0):
+
+    W4  WAKE = WAKE + 1, after W3, and after S3 in the old segment; then wake all who sleep on it
+    R6  c = WAKE; fence; if LATEST is still old and the state has not moved: sleep while WAKE is c
+
 INTENT and LATEST are 64-bit words, stored and loaded whole. Versions start at 1 and are never reused or wrapped.
 The fences are needed where the machine reorders stores with stores or loads with loads; x86-64 does not.
 
@@ -48,6 +53,10 @@ I8  A move loses nothing, and nobody reads an older version after it. Between S2
     that was published. A name that leads to a segment of another line (its CREATED differs: the state was closed and
     made anew) is not followed: its versions start over.
 
+I9  No wake-up is lost: a publish that R6 does not see has its W3 after the load of LATEST, so its W4 after the load of
+    WAKE, which the kernel compares once more before it lets anybody sleep. (A writer that is killed between W3 and W4
+    wakes nobody; no sleep is longer than a moment, waiting.py.)
+
 K = 2 is a double buffer. It is right, and it starves readers of large states: the writer must only begin one
 publish during the copy to spoil it. With K slots it must get through K - 2 more.
 
@@ -56,7 +65,7 @@ The steps themselves: publishing.py (W, S) and reading.py (R).
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Optional, Protocol, Tuple
+from typing import Any, Callable, NoReturn, Optional, Protocol, Tuple
 
 from shmstate.layout import Content, Layout
 
@@ -68,6 +77,12 @@ class Memory(Protocol):
     data: Any
     view: Any
     weak: bool
+
+    def bell(self, words: Any, index: int) -> Callable[[], object]:
+        """What wakes all who sleep on a word."""
+
+    def doze(self, words: Any, index: int, expected: int, seconds: float) -> bool:
+        """Sleep while a word is as expected, so long at most. False if that cannot be done here."""
 
     def fence(self) -> None:
         """Order all earlier loads and stores before all later ones, where the machine would not."""

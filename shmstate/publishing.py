@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 from shmstate.errors import NotPublished, ReentrantPublish, StateTooLarge
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, RETIRED, Content, Layout, whole_pages, with_room_for
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, RETIRED, WAKE, Content, Layout, whole_pages, with_room_for
 from shmstate.protocol import Memory, Retired, Title
 
 Encode = Callable[[Any], Any]
@@ -19,9 +19,9 @@ Publish = Callable[[Any], int]
 #: What a slot has committed before it is known: less than any length, so that all that begins by asking comes by.
 _UNKNOWN = -1
 
-# Words, data, the slots' number and places, whether a checksum is stored, bytes committed a slot. One tuple, so that a
-# move is one store: an exception from a signal may come between any two.
-_Bound = Tuple[Any, Any, int, Any, bool, List[int]]
+# Words, data, the slots' number and places, whether a checksum is stored, bytes committed a slot, and what wakes readers
+# (None: nobody is to). One tuple, so that a move is one store: an exception from a signal may come between any two.
+_Bound = Tuple[Any, Any, int, Any, bool, List[int], Optional[Callable[[], object]]]
 
 
 class Publishing(NamedTuple):
@@ -48,28 +48,34 @@ def _as_it_is(payload: Any) -> Any:
 
 
 def _bind(memory: Memory, layout: Layout) -> _Bound:
-    return memory.words, memory.data, layout.slots, layout.where, layout.checksum, [_UNKNOWN] * layout.slots
+    words = memory.words
+    ring = memory.bell(words, WAKE) if words[WAKE] else None
+    return words, memory.data, layout.slots, layout.where, layout.checksum, [_UNKNOWN] * layout.slots, ring
 
 
 # Closures over prepared names: an attribute looked up costs as much as a load of a shared word. benchmarks/quick.py
 # holds the ratios that this buys.
 
 
-def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None, grows: bool = True) -> Publishing:
+def open_publishing(
+    title: Title, name: str, *, wanted: Optional[Layout] = None, grows: bool = True, notify: bool = False
+) -> Publishing:
     """The writer's steps, bound to what ``title`` owns.
 
     The first publish moves the state to a segment of the layout ``wanted``, if that is another. What does not fit moves
-    it to a larger one, or raises StateTooLarge unless it ``grows``.
+    it to a larger one, or raises StateTooLarge unless it ``grows``. With ``notify`` each publish wakes those who wait.
 
     Threads take turns; where the title is shared, so do processes. A signal handler (or finalizer) that publishes in the middle of its own thread's publish gets
     ReentrantPublish: letting it go on would store two payloads in one slot.
     """
     weak, fence = title.memory.weak, title.memory.fence
-    latest_at, intent_at, now, crc32 = LATEST, INTENT, time.monotonic_ns, zlib.crc32
+    latest_at, intent_at, wake_at, now, crc32 = LATEST, INTENT, WAKE, time.monotonic_ns, zlib.crc32
     # Not a with-statement, which takes longer than all stores together. An exception from a signal may come between
     # any two steps, so "is the turn ours?" is asked where it is caught, and not concluded from how far we came.
     turn = threading.RLock()
     take_turn, end_turn, is_our_turn = turn.acquire, turn.release, turn._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
+    if not title.shared:  # otherwise in a turn, and whoever wants it decides for all
+        title.memory.words[WAKE] = int(notify)
     bound = _bind(title.memory, title.layout)
     publishing = False
     # Where the title is shared: a thread's turn at this handle, in which it has, or waits for, the turn among all.
@@ -94,7 +100,7 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
                 publishing = True
                 length = len(payload)
                 while True:
-                    words, data, slots, where, checked, committed = bound
+                    words, data, slots, where, checked, committed, ring = bound
                     version: int = words[latest_at] + 1
                     slot = version % slots
                     if length <= committed[slot]:
@@ -115,6 +121,9 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
                 if weak:
                     fence()
                 words[latest_at] = version  # W3
+                if ring is not None:
+                    words[wake_at] += 1  # W4
+                    ring()
                 publishing = False
                 end_turn()
                 return version
@@ -146,7 +155,7 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
         return publish
 
     def take_turn_among_all() -> None:
-        nonlocal has_turn
+        nonlocal has_turn, bound
         bound[0][INTENT]  # raises if it is closed: in a forked child nobody may be there to open the gate
         gate.acquire()
         if has_turn:
@@ -159,6 +168,10 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
                 settle()
                 if bound[0][INTENT] != RETIRED or not title.follow():
                     break
+            words = bound[0]
+            words[wake_at] = words[wake_at] or int(notify)
+            if words[wake_at] and bound[-1] is None:
+                bound = _bind(title.memory, title.layout)
         except BaseException:
             end_turn_among_all()
             raise
@@ -192,7 +205,7 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
             fitting = larger(fitting, length)
         if fitting == layout:
             title.commit(layout.where[slot].start, max(length, 1))  # I7
-            bound[-1][slot] = whole_pages(length)
+            bound[5][slot] = whole_pages(length)
             return False
         move_to(fitting, version, payload, now())
         return True
@@ -211,14 +224,17 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
 
     def move_to(layout: Layout, version: int, payload: Any, published: int) -> None:
         nonlocal moving
-        words, _, _, _, _, committed = bound
+        words, _, _, _, _, committed, ring = bound
         moving = True
         checksum = crc32(payload) if layout.checksum else 0
-        title.prepare(layout, Content(version, payload, published, checksum, words[HEARTBEAT]))  # S1
+        title.prepare(layout, Content(version, payload, published, checksum, words[HEARTBEAT], words[wake_at]))  # S1
         # Whatever ends this from now on, the next publish comes by make_room() and looks how far it came.
         committed[:] = [_UNKNOWN] * len(committed)
         words[intent_at] = RETIRED  # S2
         title.take_name()  # S3
+        if ring is not None:
+            words[wake_at] += 1  # W4
+            ring()
         settle()
 
     def settle() -> None:
@@ -239,7 +255,7 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
         try:
             if moving:
                 settle()
-            words, data, slots, where, _, _ = bound
+            words, data, slots, where, *_ = bound
             version: int = words[LATEST]
             if not version:
                 raise NotPublished(f"state {name!r}: nothing has been published yet, so there is nothing to move")
@@ -271,7 +287,7 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
         try:
             if moving:
                 settle()
-            words, _, slots, where, _, committed = bound
+            words, _, slots, where, _, committed, _ = bound
             version: int = words[LATEST] + 1
             slot = version % slots
             fitting = title.layout if wanted is None else wanted
@@ -296,7 +312,7 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
 
     def take_back(length: Optional[int]) -> int:
         try:
-            words, data, slots, where, checked, _ = bound
+            words, data, slots, where, checked, _, ring = bound
             version: int = words[LATEST]
             if length is not None:
                 version += 1
@@ -308,6 +324,9 @@ def open_publishing(title: Title, name: str, *, wanted: Optional[Layout] = None,
                 if weak:
                     fence()
                 words[LATEST] = version  # W3
+                if ring is not None:
+                    words[WAKE] += 1  # W4
+                    ring()
             return version
         finally:
             end()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import time
 import weakref
-from typing import Any, Callable, NamedTuple, Optional, Tuple, TypeVar
+from typing import Any, AsyncIterator, Callable, NamedTuple, Optional, Tuple, TypeVar
 
-from shmstate import ownership, reading
+from shmstate import ownership, reading, waiting
 from shmstate.attachment import Attachment
 from shmstate.codecs import Codec, CodecLike, codec_for_reading
 from shmstate.compat import require_platform
@@ -143,6 +143,24 @@ class StateReader(Handle):
         """``read()``, or None if nothing newer than ``version`` is there: one load, nothing copied or decoded."""
         return None if self._latest() <= version else self.read()
 
+    def wait(self, *, after: Optional[int] = None, timeout: Optional[float] = None) -> Snapshot:
+        """Sleep until a version newer than ``after`` is there (None: than the latest now), and read it.
+
+        A writer made with ``notify=True`` ends the sleep at once; without that it is ended by an eighth of the time
+        waited later, 10 ms at most. Versions in between are not shown: ``read_since`` has them, while they last. Raises
+        WaitTimeout after ``timeout`` seconds (None: never), WriterGone when there is nobody to wait for, noticed within
+        a quarter of a second, and as ``read``.
+        """
+        return waiting.wait(self, self._steps.rest, self._latest() if after is None else after, timeout)
+
+    def changes(self, *, after: int = 0) -> AsyncIterator[Snapshot]:
+        """``async for snapshot in reader.changes()``: the latest state, then the latest whenever there is a newer one.
+
+        Versions that came and went in between are left out. Ends when the writer has closed or died. Nothing of the loop
+        waits; with a writer made with ``notify=True`` a thread of this iterator's own sleeps. Raises as ``read``.
+        """
+        return waiting.changes(self, self._steps.rest, _version_of, after)
+
     def read_into(self, target: Any) -> Snapshot:
         """Copy the latest state's bytes into a writable buffer; the snapshot's value is the part that was filled.
 
@@ -257,6 +275,10 @@ class StateReader(Handle):
     def retries(self) -> int:
         """Copies that this reader had to throw away and take again, so far."""
         return self._steps.retries()
+
+
+def _version_of(snapshot: Snapshot) -> int:
+    return snapshot.version
 
 
 def _seconds_since(monotonic_ns: int) -> float:

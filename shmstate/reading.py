@@ -7,7 +7,7 @@ import zlib
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidOption, NotPublished, Overwritten, ReadTimeout
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, RETIRED, Layout
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, RETIRED, WAKE, Layout
 from shmstate.protocol import Memory, Place, Retired
 
 DEFAULT_TRIES = 1000
@@ -29,6 +29,7 @@ class Reading(NamedTuple):
     ``snapshot(take)`` returns ``(taken, version, published_ns)``; ``take(view, start, stop)`` is R3 and must copy.
     ``of_version(version)`` does so for an older one. ``view()`` returns a snapshot of the bytes themselves and the
     segment that they are in, whose ``is_whole(version)`` is R4; ``gone(version)`` is what to raise if not.
+    ``rest(version, seconds)`` is R6: it sleeps until something newer may be there, and is False if nobody would wake it.
     """
 
     read_bytes: Callable[[], bytes]
@@ -36,6 +37,7 @@ class Reading(NamedTuple):
     of_version: Callable[[int], Tuple[Any, int, int]]
     view: Callable[[], Tuple[Any, int, int, Here]]
     latest: Callable[[], int]
+    rest: Callable[[int, float], bool]
     heartbeat: Callable[[], int]
     retries: Callable[[], int]
     retire: Callable[[Callable[[], Exception]], None]
@@ -113,7 +115,7 @@ def _quick_way(memory: Memory, layout: Layout) -> _Quick:
 def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading:
     """The reader's steps, bound to where ``place`` is. Safe to call from many threads."""
     weak, fence, give_way = place.memory.weak, place.memory.fence, os.sched_yield
-    latest_at, intent_at = LATEST, INTENT
+    latest_at, intent_at, doze = LATEST, INTENT, place.memory.doze
     here = _steps_in(place.memory, place.layout, name)
     quick = _quick_way(place.memory, place.layout)
     spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
@@ -210,6 +212,15 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
             version = current().words[LATEST]
         return version
 
+    def rest(version: int, seconds: float) -> bool:
+        words = current().words
+        count: int = words[WAKE]
+        if weak:
+            fence()
+        if not count or latest() > version or here.words is not words:
+            return bool(count)
+        return doze(words, WAKE, count, seconds)
+
     def heartbeat() -> int:
         beaten: int = here.words[HEARTBEAT]
         return beaten
@@ -222,4 +233,4 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
         words: Any = Retired(error)
         here, quick = here._replace(words=words), (words, *quick[1:])
 
-    return Reading(read_bytes, snapshot, of_version, view, latest, heartbeat, retries, retire)
+    return Reading(read_bytes, snapshot, of_version, view, latest, rest, heartbeat, retries, retire)

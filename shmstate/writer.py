@@ -30,6 +30,7 @@ class StateWriter(Handle):
                   the older versions. False: StateTooLarge instead
     ``shared``    own it with other writers that share it too, in any process: each publish waits for its turn, versions
                   are in the order of publishes, and a writer that dies in its turn holds up nobody
+    ``notify``    wake readers that wait with each publish, some microseconds; without it they look every few milliseconds
     ``checksum``  store and check a CRC-32. None: where the machine reorders memory accesses (not on x86-64)
 
     A segment that a dead writer left is adopted with its last state and version. If it was made with other options the
@@ -61,6 +62,7 @@ class StateWriter(Handle):
         max_size: int = DEFAULT_MAX_SIZE,
         grow: bool = True,
         shared: bool = False,
+        notify: bool = False,
         checksum: Optional[bool] = None,
     ) -> None:
         self._options = {
@@ -69,6 +71,7 @@ class StateWriter(Handle):
             "max_size": max_size,
             "grow": grow,
             "shared": shared,
+            "notify": notify,
             "checksum": checksum,
         }
         self._codec = codec_named(codec)
@@ -78,7 +81,7 @@ class StateWriter(Handle):
         self._title = title = _entitled(name, self._planned, shared)
         wanted = self._wanted(title.layout)
         self._steps = publishing.open_publishing(
-            title, name, wanted=None if wanted == title.layout else wanted, grows=grow
+            title, name, wanted=None if wanted == title.layout else wanted, grows=grow, notify=notify
         )
         self._latest = self._steps.latest
         retire, pid = self._steps.retire, os.getpid()

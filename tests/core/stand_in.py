@@ -13,9 +13,10 @@ each an access of its own, because the machine promises no more.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, List, Optional, Tuple
 
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, PAGE, WORD, Content, Layout, pack_header
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, PAGE, WAKE, WORD, Content, Layout, pack_header
 from shmstate.layout import Identity as _Identity
 
 PIECE = 4
@@ -40,7 +41,7 @@ class Bytes:
             start = shape.where[content.version % shape.slots].start
             self.data[start : start + len(content.payload)] = content.payload
         self.words = memoryview(self.data)[:PAGE].cast("Q")
-        self.names = {INTENT: "INTENT", LATEST: "LATEST", HEARTBEAT: "HEARTBEAT"}
+        self.names = {INTENT: "INTENT", LATEST: "LATEST", HEARTBEAT: "HEARTBEAT", WAKE: "WAKE"}
         for index, slot in enumerate(shape.where):
             self.names[slot.length] = f"LENGTH {index}"
             self.names[slot.published] = f"PUBLISHED {index}"
@@ -50,15 +51,22 @@ class Bytes:
         return (offset - PAGE) // self.shape.stride
 
 
+class Side:
+    """What one side has done, in whatever bytes, and who steps in before it does more."""
+
+    def __init__(self) -> None:
+        self.accesses: List[str] = []
+        self.before: Callable[[str], None] = View.do_nothing
+
+
 class View:
     """One side's way to the bytes."""
 
-    def __init__(self, shared: Bytes, weak: bool = False) -> None:
+    def __init__(self, shared: Bytes, weak: bool = False, side: Optional[Side] = None) -> None:
         self.shared = shared
         self.weak = weak
-        self.accesses: List[str] = []
+        self.side = side or Side()
         self.commits: List[Tuple[int, int]] = []
-        self.before: Callable[[str], None] = self.do_nothing
         self.words = _Words(self)
         self.data = _Data(self)
         self.view = memoryview(shared.data)
@@ -67,12 +75,32 @@ class View:
     def do_nothing(access: str) -> None:
         pass
 
+    @property
+    def accesses(self) -> List[str]:
+        return self.side.accesses
+
+    @property
+    def before(self) -> Callable[[str], None]:
+        return self.side.before
+
+    @before.setter
+    def before(self, action: Callable[[str], None]) -> None:
+        self.side.before = action
+
     def touch(self, access: str) -> None:
         self.before(access)
         self.accesses.append(access)
 
     def fence(self) -> None:
         self.touch("fence")
+
+    def bell(self, words: Any, index: int) -> Callable[[], object]:
+        return functools.partial(self.touch, "ring")
+
+    def doze(self, words: Any, index: int, expected: int, seconds: float) -> bool:
+        """Nobody is asleep here: it is written down whether one would be."""
+        self.touch("doze" if self.shared.words[index] == expected else "do not doze")
+        return True
 
     def commit(self, start: int, nbytes: int) -> None:
         self.touch(f"commit {self.shared.slot_at(start)}")
@@ -133,7 +161,7 @@ class Owner:
 
     def prepare(self, shape: Layout, content: Content) -> None:
         self.memory.touch("prepare")
-        self._heir = View(Bytes(shape, content), self.memory.weak)
+        self._heir = View(Bytes(shape, content), self.memory.weak, self.memory.side)
 
     def take_name(self) -> None:
         assert self._heir is not None
@@ -144,7 +172,6 @@ class Owner:
         self.memory.touch("settle")
         heir, self._heir = self._heir, None
         if heir is not None and heir.shared is self._names.named:
-            heir.before, heir.accesses = self.memory.before, self.memory.accesses
             self.memory = heir
 
     def take_turn(self) -> None:
@@ -189,9 +216,7 @@ class SharingOwner(Owner):
         if named is self.memory.shared:
             return False
         self.end_turn()
-        moved = View(named, self.memory.weak)
-        moved.before, moved.accesses = self.memory.before, self.memory.accesses
-        self.memory = moved
+        self.memory = View(named, self.memory.weak, self.memory.side)
         return True
 
 
@@ -212,9 +237,7 @@ class Visitor:
             named = self._names.named
             if named is self.memory.shared:
                 return None
-            moved = View(named, self.memory.weak)
-            moved.before, moved.accesses = self.memory.before, self.memory.accesses
-            self.memory = moved
+            self.memory = View(named, self.memory.weak, self.memory.side)
         return self.memory, self.layout
 
 

@@ -94,6 +94,7 @@ def scene(
     names = Names(Bytes(shape))
     owner, visitor = Owner(names, View(names.named, weak)), Visitor(names, View(names.named, weak))
     writer, reader = code.open_publishing(owner, NAME, grows=grows), code.open_reading(visitor, NAME, tries)
+    owner.memory.go_on()
     return Scene(names, owner, visitor, writer, reader, writer.through(as_it_is, unchanged))
 
 
