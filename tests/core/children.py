@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence
 
 import shmstate
+from shmstate import futex
 from shmstate.layout import NEW_PREFIX, SHM_DIR
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -223,6 +224,27 @@ def share_and_stop_in_the_turn(name: str, where: str) -> None:
     else:
         setattr(title, where, lambda *_: stay())
     writer.publish(bytes(5000))
+
+
+def echo(name: str) -> None:
+    """Publish what the test says, each line a number, waking those who wait."""
+    with shmstate.StateWriter(name, notify=True) as writer:
+        say("ready")
+        while True:
+            line = wait_for_the_test()
+            if not line:
+                break
+            writer.publish(int(line))
+
+
+def publish_and_stop_before_the_ring(name: str) -> None:
+    """Publish twice, the second time without coming to wake anybody."""
+    writer: Any = shmstate.StateWriter(name, notify=True)
+    say(writer.publish("first"))
+    wait_for_the_test()
+    futex.bell = lambda *_: wait_for_the_test
+    writer.trim()
+    writer.publish("second")
 
 
 def own_and_exit(name: str, way: str) -> None:

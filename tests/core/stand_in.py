@@ -99,7 +99,8 @@ class View:
 
     def doze(self, words: Any, index: int, expected: int, seconds: float) -> bool:
         """Nobody is asleep here: it is written down whether one would be."""
-        self.touch("doze" if self.shared.words[index] == expected else "do not doze")
+        self.before("doze")
+        self.accesses.append("doze" if self.shared.words[index] == expected else "do not doze")
         return True
 
     def commit(self, start: int, nbytes: int) -> None:
