@@ -7,7 +7,7 @@ with WorkerPool, which runs state machines in processes. The argument why it is 
 
 from __future__ import annotations
 
-from shmstate.codecs import Codec
+from shmstate.codecs import Codec, Field
 from shmstate.errors import (
     CodecMismatch,
     CorruptSegment,
@@ -40,6 +40,7 @@ from shmstate.loan import Loan
 from shmstate.pool import WorkerPool
 from shmstate.query import Answer, QueryService
 from shmstate.reader import Encoded, History, Snapshot, StateReader
+from shmstate.records import record
 from shmstate.registry import StateInfo, list_states, reclaim
 from shmstate.sync import StateSync, SyncStats
 from shmstate.view import View
@@ -56,6 +57,7 @@ __all__ = [
     "DecodeError",
     "Encoded",
     "EncodeError",
+    "Field",
     "HandleClosed",
     "History",
     "Instant",
@@ -72,6 +74,7 @@ __all__ = [
     "ReaderClosed",
     "ReadTimeout",
     "reclaim",
+    "record",
     "ReentrantPublish",
     "ShmStateError",
     "Snapshot",

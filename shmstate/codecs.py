@@ -5,6 +5,9 @@
     json      readable by anything
     raw       bytes as they are
     pickle    any Python object; runs code when it is read, so both sides must name it
+    array     NumPy's arrays, without a copy of their own (arrays.py)
+
+Records of a fixed layout, of which one field can be read alone, are made by ``record`` (records.py).
 
 Decoders are only ever given a private, whole copy. None of them could be trusted with anything else: bytes that
 change underfoot crash msgpack, orjson and ormsgpack, and torn ones decode to wrong values without an error.
@@ -15,7 +18,7 @@ from __future__ import annotations
 import json
 import pickle
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import msgpack
 
@@ -28,15 +31,28 @@ except ImportError:
     msgspec = None  # type: ignore[assignment]
 
 
+class Field(NamedTuple):
+    """Where one field lies in a record, and how its bytes become a value."""
+
+    start: int
+    stop: int
+    decode: Callable[[bytes], Any]
+
+
 class Codec(NamedTuple):
     """How a state becomes bytes: ``encode(value)`` returns bytes-like, ``decode(payload)`` gets ``bytes``.
 
-    ``name`` (1 to 32 ASCII letters, digits, ``_.+-``) is stored in the segment, and a reader checks it.
+    ``name``    1 to 32 ASCII letters, digits, ``_.+-``; stored in the segment, and a reader checks it
+    ``fields``  parts that can be read alone, where all states have the same layout: ``reader.field(name)``
+    ``fill``    for large states, used instead of ``encode``: returns how many bytes ``value`` takes, and what writes them
+                into a writable memoryview of that many, which it must not keep
     """
 
     name: str
     encode: Callable[[Any], Any]
     decode: Callable[[bytes], Any]
+    fields: Mapping[str, Field] = {}
+    fill: Optional[Callable[[Any], Tuple[int, Callable[[memoryview], None]]]] = None
 
 
 CodecLike = Union[str, Codec]
@@ -76,6 +92,14 @@ def _msgspec() -> Codec:
     return Codec("msgspec", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(ext_hook=to_ext).decode)
 
 
+def _array() -> Codec:
+    try:
+        from shmstate import arrays
+    except ImportError as error:
+        raise InvalidOption("codec 'array' needs NumPy: pip install 'shmstate[array]'") from error
+    return Codec("array", arrays.encode, arrays.decode, fill=arrays.fill)
+
+
 def _encode_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -93,10 +117,11 @@ _BUILT_IN: Dict[str, Callable[[], Codec]] = {
     "msgspec": _msgspec,
     "json": lambda: Codec("json", _encode_json, json.loads),
     "raw": lambda: Codec("raw", _as_is, _as_is),
+    "array": _array,
     "pickle": lambda: Codec("pickle", _encode_pickle, pickle.loads),
 }
 #: Reading these never runs code, so a reader may take the writer's word for them. All but the first two differ.
-_SAFE = ("msgpack", "msgspec", "json", "raw")
+_SAFE = ("msgpack", "msgspec", "json", "raw", "array")
 
 
 def codec_named(codec: CodecLike) -> Codec:

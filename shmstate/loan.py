@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Callable, Optional, Type
+from typing import Any, Optional, Type
 
 from shmstate.errors import InvalidOption, ViewInUse
+from shmstate.memory import is_held
 from shmstate.publishing import Publishing
 
 
@@ -21,11 +22,10 @@ class Loan:
     change a state that readers have been given. Drop it (``del array``) inside the block.
     """
 
-    def __init__(self, name: str, nbytes: int, steps: Publishing, publish_bytes: Callable[[Any], int]) -> None:
+    def __init__(self, name: str, nbytes: int, steps: Publishing) -> None:
         self._name = name
         self._nbytes = nbytes
         self._steps = steps
-        self._publish_bytes = publish_bytes
         self._lent: Optional[memoryview] = None
         self._is_in_place = False
         self._is_used = False
@@ -49,19 +49,35 @@ class Loan:
             return
         if not self._is_in_place:
             if kind is None:
-                self.version = self._publish_bytes(lent)
+                self.version = self._steps.through(_as_it_is, _unchanged)(lent)
             return
-        length = None
+        is_let_go = False
         try:
-            lent.release()
-            length = self._nbytes if kind is None else None
-        except BufferError as in_use:
-            if kind is None:
-                raise ViewInUse(
-                    f"state {self._name!r}: something still refers to the bytes of the loan, such as an array made from"
-                    f" it; nothing was published. Drop it (`del array`) before the block ends"
-                ) from in_use
+            is_let_go = _let_go(lent)
         finally:
-            version = self._steps.take_back(length)
+            version = self._steps.take_back(self._nbytes if kind is None and is_let_go else None)
         if kind is None:
+            if not is_let_go:
+                raise ViewInUse(
+                    f"state {self._name!r}: something still refers to the bytes of the loan, such as an array or a slice"
+                    f" made from it; nothing was published. Drop it (`del array`) before the block ends"
+                )
             self.version = version
+
+
+def _let_go(lent: memoryview) -> bool:
+    if is_held(lent):
+        return False
+    try:
+        lent.release()
+    except BufferError:
+        return False
+    return True
+
+
+def _as_it_is(payload: Any) -> Any:
+    return payload
+
+
+def _unchanged(_payload: Any, error: Exception) -> Exception:
+    return error

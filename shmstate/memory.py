@@ -13,8 +13,10 @@ Whatever else has these three, ``fence``, ``weak`` and ``commit`` can stand in f
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 import os
+import sys
 import threading
 import time
 import weakref
@@ -187,6 +189,26 @@ class Segment:
         self.drop()
 
 
+def lend(view: memoryview, start: int, stop: int) -> memoryview:
+    """A part of the bytes behind ``view``, of which it can be told who else holds it (``is_held``)."""
+    whole = memoryview(view.obj)
+    part = whole[start:stop]
+    whole.release()
+    return part
+
+
+def is_held(lent: memoryview) -> bool:
+    """Whether a slice, an array, or whatever else was made of what was lent is still there."""
+    # NumPy's arrays, and slices, do not keep a memoryview from being released: they hold what it was made of.
+    return _holders(lent) > _HOLDERS_OF_ITS_OWN
+
+
+def _holders(lent: memoryview) -> int:
+    return sys.getrefcount(*gc.get_referents(lent))
+
+
+_any = lend(memoryview(b"."), 0, 1)
+_HOLDERS_OF_ITS_OWN = _holders(_any)
 _fence = threading.Lock()
 _writable: weakref.WeakSet[Segment] = weakref.WeakSet()
 

@@ -10,6 +10,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 from shmstate.errors import NotPublished, ReentrantPublish, StateTooLarge
 from shmstate.layout import HEARTBEAT, INTENT, LATEST, RETIRED, WAKE, Content, Layout, whole_pages, with_room_for
+from shmstate.memory import lend as borrow
 from shmstate.protocol import Memory, Retired, Title
 
 Encode = Callable[[Any], Any]
@@ -303,8 +304,7 @@ def open_publishing(
             if weak:
                 fence()
             start = where[slot].start
-            lent: memoryview = title.memory.view[start : start + nbytes]
-            return lent
+            return borrow(title.memory.view, start, start + nbytes)
         except BaseException:
             if is_our_turn():
                 end()

@@ -211,6 +211,35 @@ class StateReader(Handle):
             f" what it was given. Make the writer with more slots, publish less often, or read() a copy"
         )
 
+    def field(self, name: str) -> Any:
+        """One field of the latest state, which is a record (``shmstate.record``); nothing else is copied or decoded.
+
+        A checksum, where the writer stores one, is not compared: that would read all bytes. Raises InvalidOption if the
+        state's codec has no such field, DecodeError, and as ``read_bytes``.
+        """
+        tries = int(self._options["tries"])
+        for _ in range(tries):
+            fields = self._decoding.codec.fields
+            data, version, _, here = self._steps.view()
+            if name not in fields:
+                raise InvalidOption(
+                    f"state {self.name!r}: codec {self.codec!r} has no field {name!r}; it has"
+                    f" {', '.join(map(repr, fields)) or 'none that can be read alone'}"
+                )
+            start, stop, decode = fields[name]
+            part = bytes(data[start:stop])
+            if here.is_whole(version) and self._decoding.codec.fields is fields:
+                return self._decoded(decode, part, stop - start, version)
+        raise ReadTimeout(f"state {self.name!r}: field {name!r} was overwritten {tries} times while it was copied")
+
+    def _decoded(self, decode: Callable[[bytes], Any], part: bytes, nbytes: int, version: int) -> Any:
+        try:
+            if len(part) != nbytes:
+                raise ValueError("the state ends before the field does")
+            return decode(part)
+        except Exception as error:
+            raise _not_decoded(self.name, part, f"version {version}", error) from error
+
     def read_version(self, version: int) -> Snapshot:
         """That very version, while it lasts: the last ``slots - 1`` are there.
 

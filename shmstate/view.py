@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Callable, NoReturn, Optional, Type
 
 from shmstate.errors import ViewInUse
+from shmstate.memory import is_held
 from shmstate.reading import Here
 
 
@@ -17,14 +18,15 @@ class View:
     then ask: what was computed before ``valid`` was True came from one whole version. Leaving the block raises
     Overwritten if it no longer is, also in place of an error of the block, which torn bytes may have caused.
 
-    ``data``          a memoryview of single bytes; ``numpy.frombuffer(view.data, dtype)`` makes an array without a copy
+    ``data``          a memoryview of single bytes; ``numpy.frombuffer(view.data, dtype)`` makes an array without a copy,
+                      and of a state with ``codec="array"`` ``shmstate.arrays.decode(view.data)`` does
     ``version``       which version it is
     ``published_ns``  when it was published, on CLOCK_MONOTONIC
 
     A checksum, where the writer stores one, is not compared: that would read all bytes once more.
     """
 
-    __slots__ = ("__weakref__", "_gone", "_is_whole", "_name", "data", "published_ns", "version")
+    __slots__ = ("__weakref__", "_gone", "_is_released", "_is_whole", "_name", "data", "published_ns", "version")
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class View:
         here: Here,
     ) -> None:
         self._name = name
+        self._is_released = False
         self._is_whole = here.is_whole
         self._gone = here.gone
         self.data = data
@@ -57,14 +60,20 @@ class View:
             raise self._gone(self.version)
 
     def release(self) -> None:
-        """Let go of the bytes. Idempotent. Raises ViewInUse while an array or the like refers to them."""
+        """Let go of the bytes. Idempotent. Raises ViewInUse while a slice, an array or the like refers to them."""
+        if self._is_released:
+            return
         try:
+            if is_held(self.data):
+                raise BufferError("it exists")
             self.data.release()
         except BufferError as error:
             raise ViewInUse(
                 f"state {self._name!r}: something still refers to the bytes of the view of version {self.version}, such"
-                f" as an array made from it; copy it (`array.copy()`), or drop it (`del array`) before the block ends"
+                f" as an array or a slice made from it; copy it (`array.copy()`), or drop it (`del array`) before the"
+                f" block ends"
             ) from error
+        self._is_released = True
 
     def retire(self, error: Callable[[], Exception]) -> None:
         """Have all questions raise ``error()``: the bytes are gone."""

@@ -90,6 +90,8 @@ class StateWriter(Handle):
         self._finalizer = util.Finalize(self, title.give_up, args=(True,), exitpriority=0)
         self._refuse = _refusal(name)
         self.publish = self._steps.through(flat_encoder(self._codec), self._refuse)
+        if self._codec.fill is not None:
+            self.publish = _filling(name, self._codec.fill, self._steps, self._refuse)
         self.publish_bytes = self._steps.through(flat_encoder(codec_named("raw")), self._refuse)
 
     def _wanted(self, found: Layout) -> Layout:
@@ -113,7 +115,7 @@ class StateWriter(Handle):
         """
         if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 0:
             raise InvalidOption(f"state {self.name!r}: a loan of {nbytes!r} bytes: give their number")
-        return Loan(self.name, nbytes, self._steps, self.publish_bytes)
+        return Loan(self.name, nbytes, self._steps)
 
     def trim(self) -> int:
         """Give back the memory that larger states needed once; returns the bytes given back.
@@ -159,6 +161,20 @@ def _entitled(name: str, layout: Layout, shared: bool) -> Title:
         segment.close()
         raise
     return SharedTitle(segment)
+
+
+def _filling(name: str, fill: Any, steps: publishing.Publishing, refuse: publishing.Refuse) -> Callable[[Any], int]:
+    def publish(value: Any) -> int:
+        try:
+            nbytes, write = fill(value)
+        except Exception as error:
+            raise refuse(value, error) from error
+        loan = Loan(name, nbytes, steps)
+        with loan as view:
+            write(view)
+        return loan.version
+
+    return publish
 
 
 def _refusal(name: str) -> publishing.Refuse:

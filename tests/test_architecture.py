@@ -25,7 +25,9 @@ ORDER = (
     ("title", "attachment"),
     ("protocol",),
     ("publishing", "reading"),
+    ("arrays",),
     ("codecs",),
+    ("records",),
     ("handle",),
     ("view", "loan", "waiting"),
     ("writer", "reader"),
@@ -47,7 +49,9 @@ VAGUE_WORDS = {"helper", "helpers", "manager", "managers", "misc", "util", "util
 #: Packages that shmstate does without, wherever the import stands.
 FORBIDDEN = {"greenlet", "hypothesis", "matplotlib", "psutil", "pytest", "pytest_shmstate"}
 #: Extras, and the modules that may import them, inside functions: without the extra the module still loads.
-EXTRAS = {"rich": {"cli", "demo"}}
+EXTRAS = {"rich": {"cli", "demo"}, "numpy": {"arrays"}}
+#: ... but for those that are nothing without it, and are themselves imported inside functions.
+WHOLLY = {"arrays"}
 #: What one module keeps for all.
 KEPT = {
     "_posixshmem": {"compat", "memory"},
@@ -135,7 +139,7 @@ def extras_that_loading_needs(sources: Sources) -> List[str]:
         for path, source in sources.items()
         for target, line, at_load in imports_of(source)
         for extra, modules in EXTRAS.items()
-        if is_within(target, extra) and (at_load or module_of(path) not in modules)
+        if is_within(target, extra) and (module_of(path) not in modules or (at_load and module_of(path) not in WHOLLY))
     ]
 
 

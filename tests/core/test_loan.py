@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 
@@ -93,6 +93,20 @@ def test_an_array_that_outlives_the_block_is_told_and_nothing_is_published(both:
     assert reader.read()[:2] == (b"before", 1)
     array.release()
     assert writer.publish(b"next") == 2
+
+
+def test_a_slice_or_an_array_of_numpy_that_outlives_the_block_is_told(both: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    writer, reader = both
+    writer.publish(b"before")
+    held: List[Any] = []
+
+    for make in (lambda view: view[2:5], numpy.asarray, lambda view: numpy.frombuffer(view, "u1")[3:]):
+        with pytest.raises(ViewInUse):
+            with writer.loan(10) as view:
+                held.append(make(view))
+        assert reader.read()[:2] == (b"before", 1)
+        held.clear()
 
 
 def test_an_error_is_not_hidden_by_what_its_frames_hold(both: Any) -> None:

@@ -177,16 +177,34 @@ def test_closing_a_reader_releases_its_views(both: Any) -> None:
         bytes(view.data)
 
 
-def test_slices_of_a_view_keep_the_bytes_mapped_and_closing_does_not_fail(both: Any) -> None:
+def test_a_slice_that_outlives_the_block_is_told_too(both: Any) -> None:
     writer, reader = both
-    publish(writer, 1)
-    with reader.view() as view:
-        part = view.data[10:20]
+    writer.publish(b"0123456789")
 
+    with pytest.raises(ViewInUse, match="such as an array or a slice"):
+        with reader.view() as view:
+            part = view.data[2:5]
+
+    with pytest.raises(ViewInUse):
+        reader.close()
+    assert bytes(part) == b"234"
+    del part
+    view.release()
     reader.close()
 
-    assert bytes(part) == b"\1" * 10
-    part.release()
+
+def test_an_array_of_numpy_that_outlives_the_block_is_told(both: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    writer, reader = both
+    publish(writer, 1)
+
+    with pytest.raises(ViewInUse):
+        with reader.view() as view:
+            array = numpy.frombuffer(view.data, "u1")
+
+    assert array.sum() == 100
+    del array
+    view.release()
 
 
 def test_views_that_are_dropped_are_forgotten(both: Any) -> None:

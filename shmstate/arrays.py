@@ -1,0 +1,95 @@
+"""The codec ``array``: NumPy's arrays, their dtype and shape carried along, in and out without a copy of their own.
+
+    0   length of the description in bytes   number of dimensions   (4 bytes each)
+    8   the shape, 8 bytes a dimension
+        the dtype: its description as JSON, ASCII
+    n   the elements in C order, from the next multiple of 64
+
+Loaded, and NumPy with it, by those who name the codec.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, Callable, Tuple
+
+import numpy as np
+
+_ALIGNMENT = 64
+_MOST_DIMENSIONS = 64
+_HEAD = struct.Struct("=II")
+
+
+def encode(value: Any) -> bytearray:
+    """The array as bytes. Raises TypeError for what is none, or holds Python objects."""
+    nbytes, write = fill(value)
+    payload = bytearray(nbytes)
+    write(memoryview(payload))
+    return payload
+
+
+def fill(value: Any) -> Tuple[int, Callable[[memoryview], None]]:
+    """How many bytes the array takes, and what writes them. Raises TypeError, as ``encode``."""
+    if not isinstance(value, (np.ndarray, np.generic)):
+        raise TypeError(f"a NumPy array is wanted, not {type(value).__name__}")
+    array = np.asarray(value)
+    if array.dtype.hasobject:
+        raise TypeError(f"dtype {array.dtype} holds Python objects, which mean nothing in another process")
+    described = json.dumps(np.lib.format.dtype_to_descr(array.dtype)).encode("ascii")
+    shape = struct.pack(f"={array.ndim}Q", *array.shape)
+    head = _HEAD.pack(len(described), array.ndim) + shape + described
+    start = -(-len(head) // _ALIGNMENT) * _ALIGNMENT
+
+    def write(target: memoryview) -> None:
+        target[: len(head)] = head
+        target[len(head) : start] = bytes(start - len(head))
+        if array.nbytes:
+            np.copyto(np.frombuffer(target, array.dtype, array.size, start).reshape(array.shape), array)
+
+    return start + array.nbytes, write
+
+
+def decode(payload: Any) -> np.ndarray[Any, Any]:
+    """The array that lies in a buffer, not copied; read-only if that is.
+
+    Raises ValueError for bytes that are no array's, whatever they are.
+    """
+    view = memoryview(payload)
+    if len(view) < _HEAD.size:
+        raise ValueError(f"{len(view)} bytes are too few")
+    length, ndim = _HEAD.unpack_from(view)
+    end = _HEAD.size + 8 * ndim + length
+    start = -(-end // _ALIGNMENT) * _ALIGNMENT
+    if ndim > _MOST_DIMENSIONS or start > len(view):
+        raise ValueError(f"{ndim} dimensions and {length} bytes of description in {len(view)} bytes")
+    shape = struct.unpack_from(f"={ndim}Q", view, _HEAD.size)
+    try:
+        described = json.loads(bytes(view[end - length : end]).decode("ascii"))
+        dtype = np.lib.format.descr_to_dtype(_with_tuples(described))
+    except Exception as error:  # NumPy raises what it likes
+        raise ValueError(f"a dtype that NumPy does not know ({type(error).__name__}: {error})") from error
+    if dtype.hasobject:
+        raise ValueError(f"dtype {dtype} holds Python objects")
+    count = 1
+    for extent in shape:
+        count *= extent
+    if start + count * dtype.itemsize != len(view):
+        raise ValueError(f"shape {shape} of {dtype} does not fill {len(view) - start} bytes")
+    if not count * dtype.itemsize:
+        return np.empty(shape, dtype)
+    # Not `np.ndarray(..., payload)`, which does not keep the memory: it would crash once a view is let go of.
+    return np.frombuffer(payload, dtype, count, start).reshape(shape)
+
+
+def _with_tuples(described: Any) -> Any:
+    """JSON has lists for all that NumPy has tuples for: the fields of a dtype, and shapes in it."""
+    if not isinstance(described, list):
+        return described
+    if described and all(isinstance(field, list) for field in described):
+        return [tuple(_with_tuples(part) if i == 1 else _shape(part) for i, part in enumerate(f)) for f in described]
+    return tuple(_with_tuples(part) if i == 0 else _shape(part) for i, part in enumerate(described))
+
+
+def _shape(part: Any) -> Any:
+    return tuple(part) if isinstance(part, list) else part

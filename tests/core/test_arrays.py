@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import struct
+import sys
+from typing import Any, List
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shmstate import DecodeError, EncodeError, InvalidOption, StateReader, StateWriter, ViewInUse
+
+np = pytest.importorskip("numpy")
+from shmstate import arrays  # noqa: E402  (needs NumPy)
+
+STRUCTURED = [("id", "<u4"), ("at", "<f8", (2, 3)), ("of", [("x", "|u1"), ("y", ">i2")])]
+ARRAYS: List[Any] = [
+    np.arange(12, dtype="<f4").reshape(3, 4),
+    np.arange(12, dtype=">i8").reshape(3, 2, 2).T,
+    np.zeros((0, 5)),
+    np.zeros((3, 0, 2), dtype="?"),
+    np.array(7.5),
+    np.float32(2.5),
+    np.array(["a", "bcd"]),
+    np.array([b"a", b"bcd"]),
+    np.array(["2026-01-01", "NaT"], dtype="M8[s]"),
+    np.arange(10)[::-2],
+    np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    np.zeros(3, dtype=STRUCTURED),
+    np.zeros(2, dtype={"names": ["a", "b"], "formats": ["u1", "f8"], "offsets": [0, 8], "itemsize": 24}),
+    np.arange(4, dtype="c16"),
+    np.full((2, 2), np.nan, dtype="f2"),
+]
+
+
+def same(left: Any, right: Any) -> bool:
+    return bool(left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes())
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype.str}{array.shape}")
+def test_an_array_is_read_as_it_was_published(name: str, array: Any) -> None:
+    with StateWriter(name, codec="array") as writer, StateReader(name) as reader:
+        for version in (1, 2, 3):
+            assert writer.publish(array) == version
+            assert same(reader.get(), np.asarray(array))
+        assert same(arrays.decode(arrays.encode(array)), np.asarray(array))
+
+
+def test_what_is_read_is_no_second_copy_and_cannot_be_changed_by_mistake(name: str) -> None:
+    with StateWriter(name, codec="array") as writer, StateReader(name) as reader:
+        writer.publish(np.arange(1000))
+        array = reader.get()
+        assert not array.flags.owndata
+        assert array.ctypes.data % 16 == 0 or sys.version_info < (3, 9)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+        writer.publish(np.zeros(1000))
+        assert array[999] == 999
+
+
+def test_a_view_is_an_array_without_a_copy(name: str) -> None:
+    with StateWriter(name, codec="array") as writer, StateReader(name) as reader:
+        writer.publish(np.arange(1000.0))
+        with reader.view() as view:
+            array = arrays.decode(view.data)
+            assert array.ctypes.data % 64 == 0
+            assert array.sum() == 499_500
+            del array
+        with pytest.raises(ViewInUse, match="such as an array"), reader.view() as view:
+            array = arrays.decode(view.data)
+        assert reader.apply(lambda data: float(arrays.decode(data).max())) == 999
+        del array
+
+
+def test_an_array_that_is_larger_than_the_segment_moves_it(name: str) -> None:
+    with StateWriter(name, codec="array", max_size=4096) as writer, StateReader(name) as reader:
+        for size in (10, 10_000, 100):
+            writer.publish(np.arange(size))
+            assert same(reader.get(), np.arange(size))
+
+
+@pytest.mark.parametrize("value", [np.array([object()]), [1, 2], b"bytes", None, np.array([{"a": 1}])])
+def test_what_is_no_array_of_plain_values_publishes_nothing(name: str, value: Any) -> None:
+    with StateWriter(name, codec="array") as writer, StateReader(name) as reader:
+        writer.publish(np.arange(3))
+        with pytest.raises(EncodeError, match=f"'{name}': a .* did not encode .*the last state stands"):
+            writer.publish(value)
+        assert (reader.version, list(reader.get())) == (1, [0, 1, 2])
+
+
+def test_without_numpy_the_codec_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shmstate.arrays")
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    import shmstate
+
+    monkeypatch.delattr(shmstate, "arrays")
+
+    with pytest.raises(InvalidOption, match=r"pip install 'shmstate\[array\]'"):
+        StateWriter(name, codec="array")
+
+
+def header(described: bytes, *shape: int) -> bytes:
+    head = struct.pack(f"=II{len(shape)}Q", len(described), len(shape), *shape) + described
+    return head + bytes(-len(head) % 64)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\0" * 7,
+        b"\xff" * 100,
+        header(b'"<f8"', 3) + bytes(16),
+        header(b'"<f8"', 3) + bytes(32),
+        header(b'"<f8"', 2**63, 2) + bytes(16),
+        header(b'"<f8"', 2**64 - 1) + bytes(16),
+        header(b'"|O"', 2) + bytes(16),
+        header(b'[["a","|O"]]', 2) + bytes(16),
+        header(b'[["a","<f8"],"b"]', 1) + bytes(16),
+        header(b"{}", 1) + bytes(8),
+        header(b"null", 1) + bytes(8),
+        header(b"not json", 1) + bytes(8),
+        header(b'"nonsense"', 1) + bytes(8),
+        header(b"[[]]", 1) + bytes(8),
+        header(b"[" * 5000, 1) + bytes(8),
+    ],
+)
+def test_bytes_that_are_no_array_are_an_error_of_decoding(name: str, payload: bytes) -> None:
+    with StateWriter(name, codec="array") as writer, StateReader(name) as reader:
+        writer.publish_bytes(payload)
+        with pytest.raises(DecodeError, match=f"'{name}'.*did not decode"):
+            reader.get()
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_changed_bytes_are_another_array_or_an_error(data: st.DataObject) -> None:
+    array = data.draw(st.sampled_from(ARRAYS))
+    payload = arrays.encode(array)
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = arrays.decode(bytes(payload[: data.draw(st.integers(0, len(payload)))]))
+    except ValueError:
+        return
+    assert decoded.nbytes <= len(payload)
+    assert not decoded.dtype.hasobject
