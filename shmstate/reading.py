@@ -7,13 +7,16 @@ import zlib
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidOption, NotPublished, Overwritten, ReadTimeout
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, RETIRED, WAKE, Layout
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, MAX_SLOTS, NEVER_WRITTEN, RETIRED, WAKE, Layout
 from shmstate.memory import lend
 from shmstate.protocol import Memory, Place, Retired
 
 DEFAULT_TRIES = 1000
 #: Moves that one read follows. Each is a file made and renamed; nobody moves a state that often while it is read.
 _MOST_MOVES = 1000
+
+#: In place of a stride that lengths are compared with: the quick way is not to be taken.
+_BARRED = -1
 
 #: Copies, or whatever else a read is for, out of the live bytes: R3.
 Take = Callable[[Any, int, int], Any]
@@ -102,14 +105,10 @@ def _steps_in(memory: Memory, layout: Layout, name: str) -> Here:
     return Here(words, attempt, is_whole, gone, corrupt, layout)
 
 
-# Words, bytes, the slots' number, size and places, and whether the quick way is not to be taken. One tuple, so that a
-# thread that moves on gives the others all of the new segment or nothing.
-_Quick = Tuple[Any, Any, int, int, Any, bool]
-
-
-def _quick_way(memory: Memory, layout: Layout) -> _Quick:
-    places = tuple((slot.start, slot.length) for slot in layout.where)
-    return memory.words, memory.data, layout.slots, layout.stride, places, memory.weak or layout.checksum
+def _places(layout: Layout) -> Tuple[Tuple[int, int], ...]:
+    """Of each slot, and over again up to the most that there can be: no mixture of two layouts is out of range."""
+    where = layout.where
+    return tuple((slot.start, slot.length) for slot in (where * MAX_SLOTS)[:MAX_SLOTS])
 
 
 def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading:
@@ -117,25 +116,34 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
     weak, fence, give_way = place.memory.weak, place.memory.fence, os.sched_yield
     latest_at, intent_at, doze = LATEST, INTENT, place.memory.doze
     here = _steps_in(place.memory, place.layout, name)
-    quick = _quick_way(place.memory, place.layout)
+    # For read_bytes(), set by enter(): words last, as it loads them first. Who has old words and anything new finds at R4
+    # that they are RETIRED; who has new words has all that belongs to them.
+    words, data, slots, stride, places = here.words, place.memory.data, 1, _BARRED, _places(place.layout)
     spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
 
     def read_bytes() -> bytes:
         # find() unrolled for what nearly always happens where no fence and no checksum is needed. Anything else is left
         # to it, LATEST = 0 too: slot 0 then has a LENGTH that fails the check.
         nonlocal spoilt
-        words, data, slots, stride, places, is_barred = quick
-        if not is_barred:
-            version: int = words[latest_at]  # R1
-            start, length_at = places[version % slots]
-            length: int = words[length_at]  # R2
-            if length <= stride:
-                payload: bytes = data[start : start + length]  # R3
-                if words[intent_at] - version < slots:  # R4
-                    return payload
+        these = words
+        version: int = these[latest_at]  # R1
+        start, length_at = places[version % slots]
+        length: int = these[length_at]  # R2
+        if length <= stride:
+            payload: bytes = data[start : start + length]  # R3
+            if these[intent_at] - version < slots:  # R4
+                return payload
+        if stride != _BARRED:
             spoilt += 1
         found: bytes = find(None)[0]
         return found
+
+    def enter(memory: Memory, layout: Layout) -> None:
+        nonlocal here, words, data, slots, stride, places
+        here = _steps_in(memory, layout, name)
+        data, slots, places = memory.data, layout.slots, _places(layout)
+        stride = _BARRED if memory.weak or layout.checksum else layout.stride
+        words = memory.words
 
     def snapshot(take: Optional[Take] = None) -> Tuple[Any, int, int]:
         return find(take)[:3]
@@ -161,7 +169,6 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
 
     def current() -> Here:
         """R5."""
-        nonlocal here, quick
         for _ in range(_MOST_MOVES):
             steps = here
             if steps.words[INTENT] != RETIRED:
@@ -169,7 +176,7 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
             successor = place.successor(steps.words)
             if successor is None:
                 return steps
-            here, quick = _steps_in(*successor, name), _quick_way(*successor)
+            enter(*successor)
         raise ReadTimeout(f"state {name!r}: moved {_MOST_MOVES} times during one read; have its writer reserve more")
 
     def of_version(version: int) -> Tuple[Any, int, int]:
@@ -213,13 +220,13 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
         return version
 
     def rest(version: int, seconds: float) -> bool:
-        words = current().words
-        count: int = words[WAKE]
+        steps = current()
+        count: int = steps.words[WAKE]
         if weak:
             fence()
-        if not count or latest() > version or here.words is not words:
+        if not count or latest() > version or here is not steps:
             return bool(count)
-        return doze(words, WAKE, count, seconds)
+        return doze(steps.words, WAKE, count, seconds)
 
     def heartbeat() -> int:
         beaten: int = here.words[HEARTBEAT]
@@ -229,8 +236,9 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
         return spoilt
 
     def retire(error: Callable[[], Exception]) -> None:
-        nonlocal here, quick
-        words: Any = Retired(error)
-        here, quick = here._replace(words=words), (words, *quick[1:])
+        nonlocal here, words
+        words = Retired(error)
+        here = here._replace(words=words)
 
+    enter(place.memory, place.layout)
     return Reading(read_bytes, snapshot, of_version, view, latest, rest, heartbeat, retries, retire)

@@ -247,7 +247,7 @@ class _Words:
         self._view = view
 
     def __getitem__(self, index: int) -> int:
-        self._view.touch(f"load {self._view.shared.names[index]}")
+        self._view.touch(f"load {self._view.shared.names.get(index, index)}")
         return self._view.shared.words[index]
 
     def __setitem__(self, index: int, value: int) -> None:

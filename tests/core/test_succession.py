@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import os
 import pickle
+import sys
 import threading
+import types
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
@@ -158,11 +161,12 @@ def cut_short(play: Scene) -> None:
 
 
 def reads_with_a_move_in_between(
-    way: Way, read: Read, slots: int, code: Code = PROTOCOL, after: int = 1, **options: Any
+    way: Way, read: Read, slots: int, code: Code = PROTOCOL, after: int = 1, overtaken: bool = False, **options: Any
 ) -> Iterator[int]:
     """Read once for each place where the state may move meanwhile, wholly or in part; judge each, yield the place.
 
-    ``after``: how many publishes follow the move for each that came before it.
+    ``after``: how many publishes follow the move for each that came before it. ``overtaken``: another thread that has
+    the same reader reads then, and takes it to the new segment.
     """
     whole = before_a_move(way, slots, code=code, **options)
     read(whole)
@@ -172,7 +176,7 @@ def reads_with_a_move_in_between(
     for place in range(len(whole.reading.accesses)):
         for one in between:
             play = before_a_move(way, slots, code=code, **options)
-            play.reading.once_before(place, functools.partial(interrupt, play, way, one, after))
+            play.reading.once_before(place, functools.partial(interrupt, play, way, one, after, overtaken))
             payload, version = read(play)
             play.reading.go_on()
             latest = play.shared.words[LATEST]
@@ -183,7 +187,7 @@ def reads_with_a_move_in_between(
             yield place
 
 
-def interrupt(play: Scene, way: Way, one: Between, after: int) -> None:
+def interrupt(play: Scene, way: Way, one: Between, after: int, overtaken: bool) -> None:
     play.publish(one.publishes)
     if one.is_cut_short:
         cut_short(play)
@@ -198,17 +202,19 @@ def interrupt(play: Scene, way: Way, one: Between, after: int) -> None:
             raise Torn(f"{play.shared.words[LATEST]} is the latest where the name leads, after a move from {latest}")
     play.writing.go_on()
     play.publish(one.publishes * after)
+    if overtaken:
+        play.reader.snapshot()
 
 
 @pytest.mark.parametrize("checksum", [False, True])
 @pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("read", [read_bytes_of, whole_snapshot_of])
-@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize(("after", "overtaken"), [(0, False), (1, False), (1, True)])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_no_move_in_between_tears_a_read_or_makes_it_old(
-    way: Way, read: Read, slots: int, checksum: bool, after: int
+    way: Way, read: Read, slots: int, checksum: bool, after: int, overtaken: bool
 ) -> None:
-    places = list(reads_with_a_move_in_between(way, read, slots, checksum=checksum, after=after))
+    places = list(reads_with_a_move_in_between(way, read, slots, checksum=checksum, after=after, overtaken=overtaken))
 
     assert max(places) >= 5
 
@@ -234,31 +240,85 @@ MUTANTS = {
     "R4 takes a retired segment for whole": [("intent = words[LATEST] + 1", "return True", 1)],
     "the successor begins anew": [("Content(version, payload,", "Content(1, payload,", 1)],
     "the reader keeps the old bytes": [
-        ("here, quick = _steps_in(*successor, name), _quick_way(*successor)", "here = _steps_in(*successor, name)", 1)
+        ("            enter(*successor)", "            here = _steps_in(*successor, name)", 1),
+        ("    def current() -> Here:\n", "    def current() -> Here:\n        nonlocal here\n", 1),
     ],
+    "R4 asks the words of another segment than R1": [
+        ("if these[intent_at] - version", "if words[intent_at] - version", 1)
+    ],
+    "the reader takes the new bytes with the old words": [("        words = memory.words\n", "", 1)],
 }
-#: These readers look once more for other reasons, so each reads what is right by another road.
-SURVIVES = {"the reader keeps the old bytes": "the quick way fails each time, and the other is right"}
+#: The quick way fails each time then, and the other, which is right, is taken.
+SURVIVES = ("the reader keeps the old bytes", "the reader takes the new bytes with the old words")
 
 
 @pytest.mark.parametrize("mutation", MUTANTS)
 def test_a_mutant_of_a_move_is_caught(mutation: str) -> None:
     code = mutant(*MUTANTS[mutation])
-    caught = 0
-    for name, original in WAYS.items():
-        way = original._replace(open=functools.partial(_open_with, code, name))
-        for slots in SLOTS:
-            for read in (read_bytes_of, whole_snapshot_of):
-                for after in (0, 1):
-                    try:
-                        list(reads_with_a_move_in_between(way, read, slots, code, after=after))
-                    except (Torn, AssertionError, shmstate.ShmStateError):
-                        caught += 1
+    ways = [way._replace(open=functools.partial(_open_with, code, name)) for name, way in WAYS.items()]
+    cases = itertools.product(ways, (read_bytes_of, whole_snapshot_of), SLOTS)
 
-    if mutation in SURVIVES:
-        assert not caught, SURVIVES[mutation]
-    else:
-        assert caught
+    assert any(is_caught(code, *case) for case in cases) == (mutation not in SURVIVES)
+
+
+def is_caught(code: Code, way: Way, read: Read, slots: int) -> bool:
+    for after, overtaken in ((0, False), (1, False), (1, True)):
+        try:
+            list(reads_with_a_move_in_between(way, read, slots, code, after, overtaken))
+        except (Torn, AssertionError, shmstate.ShmStateError):
+            return True
+    return False
+
+
+def reads_at_any_instruction_of_following(code: Code, publishes: int) -> int:
+    """One thread has just found that the state has moved; another reads, at each instruction of the first. How many."""
+    number = reads = 0
+    while True:
+        play = before_a_move(WAYS["as it is"], 2, code=code)
+        play.writer.move(lambda _: layout(4))
+        play.publish(publishes)
+        left = [number]
+
+        def trace(frame: types.FrameType, event: str, _arg: object, play: Scene = play, left: List[int] = left) -> Any:
+            nonlocal reads
+            if frame.f_code.co_name != "enter":
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left[0] -= 1
+                if left[0] == -1:
+                    sys.settrace(None)
+                    reads += 1
+                    latest = play.shared.words[LATEST]
+                    judge(*read_bytes_of(play), latest, latest)
+            return trace
+
+        before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(trace)
+        try:
+            play.reader.snapshot()
+        finally:
+            sys.settrace(before)
+        if left[0] >= 0:
+            return reads
+        number += 1
+
+
+@pytest.mark.parametrize("publishes", range(5))
+def test_a_thread_that_reads_while_another_follows_has_all_of_one_segment(publishes: int) -> None:
+    assert reads_at_any_instruction_of_following(PROTOCOL, publishes) > 20
+
+
+def test_a_thread_that_gets_the_new_words_before_the_new_bytes_is_seen() -> None:
+    early = (
+        "        data, slots, places = memory.data,",
+        "        words = memory.words\n        data, slots, places = memory.data,",
+    )
+
+    with pytest.raises((Torn, shmstate.ShmStateError)):
+        for publishes in range(5):
+            reads_at_any_instruction_of_following(mutant((*early, 1)), publishes)
 
 
 def _open_with(code: Code, way: str, play: Scene) -> Scene:

@@ -83,8 +83,8 @@ def test_nobody_falls_asleep_whom_a_publish_that_is_over_would_have_woken(
 MUTANTS = {
     "W4 is dropped": [("words[wake_at] += 1  # W4", "pass", 2)],
     "WAKE is loaded last": [
-        ("count: int = words[WAKE]", "count = 1", 1),
-        ("return doze(words, WAKE, count, seconds)", "return doze(words, WAKE, words[WAKE], seconds)", 1),
+        ("count: int = steps.words[WAKE]", "count = 1", 1),
+        ("return doze(steps.words, WAKE, count,", "return doze(steps.words, WAKE, steps.words[WAKE],", 1),
     ],
     "LATEST is not looked at": [("latest() > version or", "", 1)],
 }
