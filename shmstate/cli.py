@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import math
 import os
 import pprint
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import shmstate
-from shmstate import CodecMismatch, ShmStateError, StateInfo, StateReader
+from shmstate import CodecMismatch, ShmStateError, StateInfo, StateReader, WriterGone
 from shmstate.demo.units import duration, size
+from shmstate.looks import Looks, read_undecoded
 
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 EPILOG = f"""\
@@ -24,8 +26,9 @@ exit status:
   {INTERRUPTED}  interrupted (143: by SIGTERM)
   {CLOSED_PIPE}  whoever read the output closed it
 """
-_HEADINGS = ("name", "writer", "pid", "version", "size", "age", "stale", "memory", "codec", "problem")
-_RIGHT = {"pid", "version", "size", "age", "stale", "memory"}
+_HEADINGS = ("name", "writer", "pid", "version", "rate", "size", "age", "stale", "memory", "codec", "problem")
+_SOMETIMES = ("rate", "problem")
+_RIGHT = {"pid", "version", "rate", "size", "age", "stale", "memory"}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -70,10 +73,24 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--codec", help="what the writer encodes with, if it is pickle: reading that runs code of the writer's choosing"
     )
+    show.add_argument("--hex", action="store_true", help="its bytes as they are, not decoded")
     show.set_defaults(command=_show)
+
+    watch = commands.add_parser("watch", help="print a state whenever it changes, until its writer is gone")
+    watch.add_argument("name", metavar="NAME")
+    watch.add_argument("--codec", help="as for show")
+    watch.add_argument("--count", type=_positive, metavar="N", help="end after N versions")
+    watch.set_defaults(command=_watch)
+
+    top = commands.add_parser("top", help="list the states again and again, with how often they are published")
+    top.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="only names that begin so")
+    top.add_argument("--interval", type=_seconds_of, default=1.0, metavar="SECONDS", help="default: 1")
+    top.add_argument("--count", type=_positive, metavar="N", help="end after N looks")
+    top.set_defaults(command=_top)
 
     reclaim = commands.add_parser("reclaim", help="remove states that dead writers left")
     reclaim.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="only names that begin so")
+    reclaim.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     reclaim.set_defaults(command=_reclaim)
 
     demo = commands.add_parser("demo", help="see it work: workers parse the standard library and are watched")
@@ -83,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--plain", action="store_true", help="lines of text, also on a terminal")
     demo.set_defaults(command=_demo)
 
-    for command in (ls, show, reclaim, demo):
+    for command in (ls, show, watch, top, reclaim, demo):
         command.add_argument("--json", action="store_true", help="for programs")
         command.epilog, command.formatter_class = parser.epilog, parser.formatter_class
     return parser
@@ -96,6 +113,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _seconds_of(text: str) -> float:
+    seconds = float(text)
+    if not 0.01 <= seconds <= 86_400:
+        raise ValueError
+    return seconds
+
+
+_seconds_of.__name__ = "number of seconds"
 _positive.__name__ = "positive number"  # argparse: "invalid positive number value: '0'"
 
 
@@ -127,38 +152,50 @@ def _cells(state: StateInfo) -> Dict[str, str]:
 
 
 def _print_table(rows: List[Dict[str, str]]) -> None:
-    headings = [heading for heading in _HEADINGS if heading != "problem" or any(row[heading] for row in rows)]
-    if not _print_rich_table(headings, rows):
-        widths = {heading: max(len(heading), *(len(row[heading]) for row in rows)) for heading in headings}
-        for row in ({heading: heading.upper() for heading in headings}, *rows):
-            cells = (
-                row[heading].rjust(widths[heading]) if heading in _RIGHT else row[heading].ljust(widths[heading])
-                for heading in headings
-            )
-            print("  ".join(cells).rstrip())
+    headings = _headings(rows)
+    table = _rich_table(headings, rows) if sys.stdout.isatty() else None
+    if table is None:
+        _print_plain_table(headings, rows)
+    else:
+        from rich.console import Console
+
+        Console().print(table)
 
 
-def _print_rich_table(headings: List[str], rows: List[Dict[str, str]]) -> bool:
-    """Print a table with rich, if it is installed and there is a terminal; returns whether it did."""
-    if not sys.stdout.isatty():
-        return False
+def _headings(rows: List[Dict[str, str]]) -> List[str]:
+    always = [heading for heading in _HEADINGS if heading not in _SOMETIMES]
+    return [heading for heading in _HEADINGS if heading in always or any(row.get(heading) for row in rows)]
+
+
+def _print_plain_table(headings: List[str], rows: List[Dict[str, str]]) -> None:
+    widths = {heading: max(len(heading), *(len(row[heading]) for row in rows)) for heading in headings}
+    for row in ({heading: heading.upper() for heading in headings}, *rows):
+        cells = (
+            row[heading].rjust(widths[heading]) if heading in _RIGHT else row[heading].ljust(widths[heading])
+            for heading in headings
+        )
+        print("  ".join(cells).rstrip())
+
+
+def _rich_table(headings: List[str], rows: List[Dict[str, str]]) -> Any:
+    """A table of rich's, or None without it."""
     try:
         from rich import box
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
     except ImportError:
-        return False
+        return None
     table = Table(box=box.SIMPLE_HEAD)
     for heading in headings:
         table.add_column(heading, justify="right" if heading in _RIGHT else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[heading]) for heading in headings), style="" if row["writer"] == "alive" else "dim")
-    Console().print(table)
-    return True
+    return table
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    if arguments.hex:
+        return _show_bytes(arguments)
     with _reader(arguments.name, arguments.codec) as reader:
         snapshot, staleness = reader.read_with_staleness()
         facts: Dict[str, Any] = {
@@ -182,6 +219,92 @@ def _show(arguments: argparse.Namespace) -> int:
     except RecursionError as error:
         raise ShmStateError(f"state {arguments.name!r} is nested too deeply to be printed") from error
     return 0
+
+
+def _show_bytes(arguments: argparse.Namespace) -> int:
+    version, payload, codec = read_undecoded(arguments.name)
+    if arguments.json:
+        facts = {"name": arguments.name, "version": version, "codec": codec, "hex": payload.hex()}
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"{_printable(arguments.name)}: version {version:,}, {len(payload):,} bytes, codec {codec}")
+        for line in _hex_lines(payload):
+            print(line)
+    return 0
+
+
+def _hex_lines(payload: bytes) -> Iterator[str]:
+    """As ``hexdump -C`` has it; lines that repeat the one before are left out, and a * says so."""
+    before, is_told = b"", False
+    for start in range(0, len(payload), 16):
+        row = payload[start : start + 16]
+        if row == before and start + 16 < len(payload):
+            if not is_told:
+                yield "*"
+            is_told = True
+            continue
+        before, is_told = row, False
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+        yield f"{start:08x}  {row[:8].hex(' '):<23}  {row[8:].hex(' '):<23}  |{text}|"
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    with _reader(arguments.name, arguments.codec) as reader:
+        version, seen = 0, 0
+        while arguments.count is None or seen < arguments.count:
+            try:
+                snapshot = reader.wait(after=version)
+            except WriterGone:
+                break
+            missed, version, seen = snapshot.version - version - 1 if seen else 0, snapshot.version, seen + 1
+            if arguments.json:
+                facts = {"version": version, "missed": missed, "age": snapshot.age, "value": jsonable(snapshot.value)}
+                print(json.dumps(facts), flush=True)
+            else:
+                also = f" ({missed:,} more since)" if missed else ""
+                value = pprint.pformat(snapshot.value, width=120, compact=True, sort_dicts=False)
+                print(f"{version:,}{also}: {value}", flush=True)
+    return 0
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    looks = Looks(arguments.prefix)
+    if arguments.json:
+        for states in looks.every(arguments.interval, arguments.count):
+            print(json.dumps([{**state._asdict(), "rate": looks.rate(state.name)} for state in states]), flush=True)
+    else:
+        with _screen() as show:
+            for states in looks.every(arguments.interval, arguments.count):
+                rows = [{**_cells(state), "rate": _rate(looks.rate(state.name))} for state in states]
+                show(rows, f"no state{_beginning_with(arguments.prefix)}")
+    return 0
+
+
+def _rate(rate: Optional[float]) -> str:
+    return "" if rate is None else f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.1f}/s"
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[Callable[[List[Dict[str, str]], str], None]]:
+    """What shows one table after another: in place with rich on a terminal, below each other otherwise."""
+    live = None
+    if sys.stdout.isatty():
+        with contextlib.suppress(ImportError):
+            from rich.live import Live
+
+            live = Live(screen=True, auto_refresh=False)
+
+    def show(rows: List[Dict[str, str]], otherwise: str) -> None:
+        if live is not None:
+            live.update(_rich_table(_headings(rows), rows) if rows else otherwise, refresh=True)
+        elif rows:
+            _print_plain_table(_headings(rows), rows)
+            print(flush=True)
+        else:
+            print(otherwise, flush=True)
+
+    with live or contextlib.nullcontext():
+        yield show
 
 
 def _reader(name: str, codec: Optional[str]) -> StateReader:
@@ -228,12 +351,12 @@ def jsonable(value: Any) -> Any:
 
 
 def _reclaim(arguments: argparse.Namespace) -> int:
-    removed = shmstate.reclaim(arguments.prefix)
+    removed = shmstate.reclaim(arguments.prefix, dry_run=arguments.dry_run)
     if arguments.json:
-        print(json.dumps({"removed": removed}))
+        print(json.dumps({"would_remove" if arguments.dry_run else "removed": removed}))
     else:
         for name in removed:
-            print(f"removed {_printable(name)}")
+            print(f"{'would remove' if arguments.dry_run else 'removed'} {_printable(name)}")
         if not removed:
             print(f"nothing to remove{_beginning_with(arguments.prefix)}")
     return 0

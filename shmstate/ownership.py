@@ -192,8 +192,8 @@ def disown(segment: memory.Segment, unlink: bool) -> None:
     segment.close()
 
 
-def remove_if_dead(path: str, name: Optional[str]) -> bool:
-    """Remove the file at ``path`` unless a writer owns it. Returns whether it was removed.
+def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> bool:
+    """Remove the file at ``path`` unless a writer owns it. Returns whether it was, or with ``dry_run`` would be, removed.
 
     With a ``name`` it must be a whole segment of this user: CorruptSegment, UntrustedSegment. Without one it is a
     draft, of which only the user is checked. Raises OSError if it may not be opened or removed.
@@ -206,7 +206,8 @@ def remove_if_dead(path: str, name: Optional[str]) -> bool:
             memory.read_header(fd, name)
         elif os.fstat(fd).st_uid != os.geteuid():
             return False
-        os.unlink(path)
+        if not dry_run:
+            os.unlink(path)
         return True
     finally:
         os.close(fd)

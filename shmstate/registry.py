@@ -93,13 +93,14 @@ def _describe(place: Attachment, name: str) -> StateInfo:
     return info._replace(version=version, nbytes=nbytes, age=(now - published) / 1e9, staleness=(now - vouched) / 1e9)
 
 
-def _was_given_up(draft: str, path: str) -> bool:
-    return not ownership.maker_is_alive(draft) and ownership.remove_if_dead(path, None)
+def _was_given_up(draft: str, path: str, dry_run: bool) -> bool:
+    return not ownership.maker_is_alive(draft) and ownership.remove_if_dead(path, None, dry_run)
 
 
-def reclaim(prefix: str = "") -> List[str]:
+def reclaim(prefix: str = "", *, dry_run: bool = False) -> List[str]:
     """Remove what dead writers left under names that begin with ``prefix``; returns the names.
 
+    With ``dry_run`` nothing is removed; the names are those that would be.
     What a living writer owns is left alone; so is what belongs to another user, and what is no segment. Attached
     readers keep the last state. With ``prefix=""`` drafts go too, whose making was cut short before they had a name;
     they are listed by file name.
@@ -111,8 +112,8 @@ def reclaim(prefix: str = "") -> List[str]:
         with suppress(OSError, ShmStateError):  # gone, not ours, or not a segment
             if file.startswith(PREFIX + prefix):
                 name = file[len(PREFIX) :]
-                if ownership.remove_if_dead(path, name):
+                if ownership.remove_if_dead(path, name, dry_run):
                     removed.append(name)
-            elif not prefix and file.startswith(NEW_PREFIX) and _was_given_up(file, path):
+            elif not prefix and file.startswith(NEW_PREFIX) and _was_given_up(file, path, dry_run):
                 removed.append(file)
     return removed

@@ -32,6 +32,7 @@ ORDER = (
     ("view", "loan", "waiting"),
     ("writer", "reader"),
     ("registry",),
+    ("looks",),
     ("query", "sync", "instant"),
     ("worker",),
     ("member",),

@@ -8,8 +8,10 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Iterator, List, Tuple
 
@@ -21,6 +23,7 @@ from shmstate import Codec, StateWriter
 from shmstate.cli import jsonable, main
 from shmstate.demo.units import duration, size, times
 from shmstate.layout import SHM_DIR
+from shmstate.looks import Looks
 from tests.core.children import ROOT
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
@@ -259,6 +262,186 @@ def test_reclaim_tells_programs_what_it_removed(prefix: str, dead: str, capsys: 
     assert json.loads(out) == {"removed": [dead]}
 
 
+def test_reclaim_says_what_it_would_remove_and_removes_nothing(
+    prefix: str, dead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StateWriter(f"{prefix}-living"):
+        assert printed(capsys, "reclaim", prefix, "--dry-run") == (0, f"would remove {dead}\n")
+        assert json.loads(printed(capsys, "reclaim", prefix, "--dry-run", "--json")[1]) == {"would_remove": [dead]}
+        assert len(shmstate.list_states(prefix)) == 2
+
+
+# show --hex
+
+
+def test_show_hex_prints_bytes_that_nobody_here_can_decode(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    own = Codec("own", lambda value: value, lambda payload: payload)
+    with StateWriter(name, codec=own) as writer:
+        writer.publish(b"0123456789abcdef" + bytes(64) + b"end\xff")
+
+        status, out = printed(capsys, "show", name, "--hex")
+        told = json.loads(printed(capsys, "show", name, "--hex", "--json")[1])
+
+    assert (status, out.splitlines()) == (
+        0,
+        [
+            f"{name}: version 1, 84 bytes, codec own",
+            "00000000  30 31 32 33 34 35 36 37  38 39 61 62 63 64 65 66  |0123456789abcdef|",
+            "00000010  00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00  |................|",
+            "*",
+            "00000050  65 6e 64 ff                                       |end.|",
+        ],
+    )
+    assert told == {
+        "name": name,
+        "version": 1,
+        "codec": "own",
+        "hex": (b"0123456789abcdef" + bytes(64) + b"end\xff").hex(),
+    }
+
+
+@pytest.mark.parametrize(("payload", "lines"), [(b"", 0), (b"x", 1), (bytes(16), 1), (bytes(17), 2), (bytes(48), 3)])
+def test_show_hex_of_few_bytes(name: str, capsys: pytest.CaptureFixture[str], payload: bytes, lines: int) -> None:
+    with StateWriter(name, codec="raw") as writer:
+        writer.publish(payload)
+        out = printed(capsys, "show", name, "--hex")[1]
+
+    assert len(out.splitlines()) == 1 + lines
+
+
+def test_show_hex_of_what_is_not_there_is_status_1(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", name, "--hex"]) == 1
+    with StateWriter(name):
+        assert main(["show", name, "--hex"]) == 1
+    assert "nothing has been published" in capsys.readouterr().err
+
+
+# watch
+
+
+class Watching:
+    """The command ``watch`` in a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "shmstate", "watch", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip()
+
+
+@pytest.mark.parametrize("notify", [False, True])
+def test_watch_prints_each_change_until_the_writer_is_gone(name: str, notify: bool) -> None:
+    with StateWriter(name, notify=notify) as writer:
+        writer.publish({"jobs": 1})
+        watching = Watching(name)
+        lines = [watching.line()]
+        for jobs in (2, 3):
+            writer.publish({"jobs": jobs})
+            lines.append(watching.line())
+    out, err = watching.process.communicate(timeout=30)
+
+    assert lines == ["1: {'jobs': 1}", "2: {'jobs': 2}", "3: {'jobs': 3}"]
+    assert (out, err, watching.process.returncode) == ("", "", 0)
+
+
+def test_watch_tells_programs_what_was_missed(name: str) -> None:
+    with StateWriter(name) as writer:
+        writer.publish(b"\1")
+        watching = Watching(name, "--json", "--count", "2")
+        first = json.loads(watching.line())
+        for _ in range(5):
+            writer.publish(b"\2")
+        second = json.loads(watching.line())
+        assert watching.process.communicate(timeout=30) == ("", "")
+
+    assert (first["version"], first["missed"], first["value"]) == (1, 0, {"base64": "AQ=="})
+    assert first["version"] + second["missed"] + 1 == second["version"] <= 6
+
+
+def test_watch_ends_with_130_when_it_is_interrupted(name: str) -> None:
+    with StateWriter(name) as writer:
+        writer.publish(1)
+        watching = Watching(name)
+        watching.line()
+        watching.process.send_signal(signal.SIGINT)
+        out, err = watching.process.communicate(timeout=30)
+
+    assert (out, err, watching.process.returncode) == ("", "shmstate: interrupted\n", 130)
+
+
+def test_watch_of_what_is_not_there_is_status_1(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["watch", name]) == 1
+    assert f"no state {name!r}" in capsys.readouterr().err
+
+
+# top
+
+
+def test_top_lists_states_with_their_rates(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with StateWriter(f"{prefix}-a") as writer:
+        writer.publish(1)
+        stop = threading.Event()
+
+        def publish() -> None:
+            while not stop.wait(0.001):
+                writer.publish(2)
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        try:
+            _, plain = printed(capsys, "top", prefix, "--interval", "0.2", "--count", "2")
+            _, told = printed(capsys, "top", prefix, "--interval", "0.2", "--count", "3", "--json")
+        finally:
+            stop.set()
+            thread.join()
+
+    first, second = plain.strip().split("\n\n")
+    assert "RATE" not in first
+    assert "RATE" in second
+    assert "/s" in second
+    looks = [json.loads(line) for line in told.splitlines()]
+    assert [look[0]["name"] for look in looks] == [f"{prefix}-a"] * 3
+    assert looks[0][0]["rate"] is None
+    assert all(look[0]["rate"] > 1 for look in looks[1:])
+
+
+def test_top_has_no_rate_for_a_state_that_was_made_anew(prefix: str) -> None:
+    looks = Looks(prefix)
+    with StateWriter(f"{prefix}-a") as writer:
+        for _ in range(10):
+            writer.publish(1)
+        looks.look()
+        looks.look()
+        assert looks.rate(f"{prefix}-a") == 0
+    with StateWriter(f"{prefix}-a") as writer:
+        writer.publish(1)
+        looks.look()
+        assert looks.rate(f"{prefix}-a") is None
+
+
+def test_top_of_nothing_says_so(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "top", prefix, "--count", "1") == (0, f"no state whose name begins with {prefix!r}\n")
+
+
+def test_top_draws_on_a_terminal_in_place(prefix: str) -> None:
+    with StateWriter(f"{prefix}-a") as writer:
+        writer.publish(1)
+        seen = on_a_terminal("top", prefix, "--count", "3", "--interval", "0.05")
+        nothing = on_a_terminal("top", f"{prefix}-none", "--count", "1")
+
+    assert seen.count(f"{prefix}-a") == 3
+    assert "\x1b[?1049h" in seen  # the terminal's other screen, left at the end
+    assert "\x1b[?1049l" in seen
+    assert "no state" in nothing
+
+
 # The command as a whole.
 
 
@@ -280,6 +463,9 @@ def test_help_gives_the_exit_statuses() -> None:
         ["demo", "--workers", "0"],
         ["demo", "--files", "x"],
         ["demo", "--start-method", "x"],
+        ["top", "--interval", "0"],
+        ["top", "--interval", "nan"],
+        ["watch"],
     ],
     ids=" ".join,
 )
@@ -292,7 +478,7 @@ def test_wrong_usage_is_status_2(arguments: List[str], capsys: pytest.CaptureFix
 
 
 def test_an_interrupt_is_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(prefix: str) -> List[str]:
+    def interrupted(prefix: str, **_: object) -> List[str]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shmstate, "reclaim", interrupted)
