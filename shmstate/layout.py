@@ -2,6 +2,7 @@ r"""The byte map of a segment: where every word lives, and nothing that touches 
 
     page 0  0    MAGIC  LAYOUT  SLOTS  STRIDE  FLAGS  CREATED  OWNER_PID  OWNER_STARTED   8 words
             64   codec name, ASCII, NUL-padded                                            32 bytes
+            96   CRC-32 of what is above and never changes: all but OWNER_PID and OWNER_STARTED
             256  INTENT      version being written, or written last;    \
                              RETIRED: the state is moving, or has moved  |
             384  LATEST      version readers may take; 0: none yet       } a hot word each, two cache
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from typing import Any, NamedTuple, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidName, InvalidOption
@@ -36,6 +38,7 @@ LAYOUT_VERSION = 1
 # Word indices of the header page.
 (AT_MAGIC, AT_LAYOUT, AT_SLOTS, AT_STRIDE, AT_FLAGS, AT_CREATED, OWNER_PID, OWNER_STARTED) = range(8)
 AT_CODEC = 64 // WORD
+AT_CRC = 96 // WORD
 INTENT = 256 // WORD
 LATEST = 384 // WORD
 HEARTBEAT = 512 // WORD
@@ -180,6 +183,7 @@ def pack_header(layout: Layout, identity: Identity, content: Optional[Content] =
     struct.pack_into("=8Q", page, 0, MAGIC, LAYOUT_VERSION, layout.slots, layout.stride, flags, *identity)
     codec = layout.codec.encode("ascii")
     page[AT_CODEC * WORD : AT_CODEC * WORD + len(codec)] = codec
+    struct.pack_into("=Q", page, AT_CRC * WORD, _crc(page))
     for slot in layout.where:
         struct.pack_into("=Q", page, slot.length * WORD, NEVER_WRITTEN)
     if content is not None:
@@ -191,6 +195,10 @@ def pack_header(layout: Layout, identity: Identity, content: Optional[Content] =
         for index, value in hot.items():
             struct.pack_into("=Q", page, index * WORD, value)
     return bytes(page)
+
+
+def _crc(page: bytes) -> int:
+    return zlib.crc32(page[AT_CODEC * WORD : AT_CRC * WORD], zlib.crc32(page[: OWNER_PID * WORD]))
 
 
 def parse_header(page: bytes, size: int, label: str) -> Tuple[Layout, Identity]:
@@ -220,6 +228,9 @@ def parse_header(page: bytes, size: int, label: str) -> Tuple[Layout, Identity]:
             f"{label}: slots={slots}, stride={stride}, flags={flags}, codec={codec!r} are out of range;"
             f" the header was overwritten"
         )
+    (crc,) = struct.unpack_from("=Q", page, AT_CRC * WORD)
+    if crc != _crc(page):
+        raise CorruptSegment(f"{label}: its header's checksum differs; the header was overwritten")
     layout = Layout(slots, stride, codec, bool(flags & FLAG_CHECKSUM))
     if layout.size != size:
         raise CorruptSegment(f"{label}: is {size} bytes, its header says {layout.size}; it was truncated or extended")

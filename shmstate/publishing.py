@@ -8,7 +8,7 @@ import zlib
 from functools import partial
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
-from shmstate.errors import NotPublished, ReentrantPublish, StateTooLarge
+from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish, StateTooLarge
 from shmstate.layout import HEARTBEAT, INTENT, LATEST, RETIRED, WAKE, Content, Layout, whole_pages, with_room_for
 from shmstate.memory import lend as borrow
 from shmstate.protocol import Memory, Retired, Title
@@ -19,6 +19,8 @@ Publish = Callable[[Any], int]
 
 #: What a slot has committed before it is known: less than any length, so that all that begins by asking comes by.
 _UNKNOWN = -1
+#: Nobody counts that far; but a word that somebody else has overwritten must still take one more.
+_MOST_WAKES = 2**62
 
 # Words, data, the slots' number and places, whether a checksum is stored, bytes committed a slot, and what wakes readers
 # (None: nobody is to). One tuple, so that a move is one store: an exception from a signal may come between any two.
@@ -123,17 +125,17 @@ def open_publishing(
                     fence()
                 words[latest_at] = version  # W3
                 if ring is not None:
-                    words[wake_at] += 1  # W4
+                    words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4
                     ring()
                 publishing = False
                 end_turn()
                 return version
-            except BaseException:
+            except BaseException as error:
                 if is_our_turn():
                     if refusal is None:
                         publishing = False
                     end_turn()
-                raise
+                raise (corrupt() if is_corruption(error) else error)  # noqa: B904
 
         return publish
 
@@ -194,12 +196,23 @@ def open_publishing(
             f" handler or inside the loan's block"
         )
 
+    def is_corruption(error: BaseException) -> bool:
+        return type(error) is ValueError and bool(bound[0][LATEST] >= RETIRED)
+
+    def corrupt() -> CorruptSegment:
+        return CorruptSegment(
+            f"state {name!r}: LATEST is {bound[0][LATEST]}, which no writer has published; somebody else has overwritten"
+            f" it. Close this writer, remove the state (`shmstate reclaim`) and open a new one"
+        )
+
     def make_room(version: int, slot: int, length: int, payload: Any) -> bool:
         """Have memory for ``length`` bytes of ``version``. True: it has been published, by moving. False: look again."""
         nonlocal moving
         if moving:
             settle()
             return False
+        if version >= RETIRED:
+            raise corrupt()
         layout = title.layout
         fitting = layout if wanted is None else wanted
         if length > fitting.stride:
@@ -234,7 +247,7 @@ def open_publishing(
         words[intent_at] = RETIRED  # S2
         title.take_name()  # S3
         if ring is not None:
-            words[wake_at] += 1  # W4
+            words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4
             ring()
         settle()
 
@@ -300,6 +313,8 @@ def open_publishing(
             if nbytes > committed[slot]:
                 title.commit(where[slot].start, max(nbytes, 1))  # I7
                 committed[slot] = whole_pages(nbytes)
+            if version >= RETIRED:
+                raise corrupt()
             words[INTENT] = version  # W1
             if weak:
                 fence()
@@ -325,7 +340,7 @@ def open_publishing(
                     fence()
                 words[LATEST] = version  # W3
                 if ring is not None:
-                    words[WAKE] += 1  # W4
+                    words[WAKE] = words[WAKE] % _MOST_WAKES + 1  # W4
                     ring()
             return version
         finally:

@@ -54,6 +54,7 @@ def test_no_error_but_those_that_say_so_is_taken_for_an_error_of_python() -> Non
         "StateNotFound",
         "UnknownWorker",
         "ReadTimeout",
+        "WaitTimeout",
         "HandleClosed",
         "WriterClosed",
         "ReaderClosed",

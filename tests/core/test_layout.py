@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shmstate.errors import CorruptSegment, InvalidName, InvalidOption
 from shmstate.layout import (
     AT_CODEC,
+    AT_CREATED,
     AT_FLAGS,
     AT_LAYOUT,
     AT_MAGIC,
@@ -91,11 +92,12 @@ def test_the_magic_word_can_be_read_in_a_dump() -> None:
         (AT_SLOTS, 1, "slots=1"),
         (AT_SLOTS, MAX_SLOTS + 1, "slots=33"),
         (AT_SLOTS, 2**64 - 1, "slots=18446744073709551615"),
-        (AT_SLOTS, 3, "its header says 16384"),
+        (AT_SLOTS, 3, "checksum differs"),
         (AT_STRIDE, 0, "stride=0"),
         (AT_STRIDE, PAGE + 1, "stride=4097"),
         (AT_STRIDE, LARGEST_MAX_SIZE + PAGE, "stride=1099511631872"),
-        (AT_STRIDE, 2 * PAGE, "its header says 36864"),
+        (AT_STRIDE, 2 * PAGE, "checksum differs"),
+        (AT_CREATED, 7, "checksum differs"),
         (AT_FLAGS, 2, "flags=2"),
         (AT_FLAGS, 2**63, "flags=9223372036854775808"),
         (AT_CODEC, 0, "codec=''"),

@@ -700,6 +700,21 @@ def test_a_checksum_notices_a_tear_that_r4_overlooked(checksum: bool) -> None:
     assert play.reader.retries() == checksum
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_version_that_no_word_can_hold_is_corruption_and_the_writer_stays_usable(committed: bool) -> None:
+    play = scene(2)
+    play.publish(3 * committed)
+    was = play.shared.words[LATEST]
+    play.shared.words[LATEST] = 2**64 - 1
+
+    for use in (lambda: play.publish_bytes(b"x"), lambda: play.writer.lend(1)):
+        with pytest.raises(CorruptSegment, match=f"'{NAME}': LATEST is 18446744073709551615, which no writer"):
+            use()
+
+    play.shared.words[LATEST] = was
+    assert_still_usable(play)
+
+
 # Who else may call.
 
 

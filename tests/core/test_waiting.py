@@ -81,7 +81,7 @@ def test_nobody_falls_asleep_whom_a_publish_that_is_over_would_have_woken(
 
 
 MUTANTS = {
-    "W4 is dropped": [("words[wake_at] += 1  # W4", "pass", 2)],
+    "W4 is dropped": [("words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4", "pass", 2)],
     "WAKE is loaded last": [
         ("count: int = steps.words[WAKE]", "count = 1", 1),
         ("return doze(steps.words, WAKE, count,", "return doze(steps.words, WAKE, steps.words[WAKE],", 1),
@@ -256,6 +256,34 @@ def test_wait_of_a_dead_writers_state_gives_what_was_published_before(both: Any)
     assert reader.wait(after=1)[:2] == ("b", 2)
     with pytest.raises(WriterGone):
         reader.wait(after=2)
+
+
+class LastWords:
+    """A state whose writer publishes once more, and is gone, while somebody asks whether it lives."""
+
+    name = "last-words"
+
+    def __init__(self) -> None:
+        self.published = 0
+
+    def get_if_newer(self, version: int) -> Any:
+        return self.published if self.published > version else None
+
+    @property
+    def writer_alive(self) -> bool:
+        self.published = 1
+        return False
+
+
+def test_what_is_published_just_before_the_end_is_not_missed() -> None:
+    def no_rest(_version: int, _seconds: float) -> bool:
+        return False
+
+    async def collect_all() -> List[Any]:
+        return [number async for number in waiting.changes(LastWords(), no_rest, int, 0)]
+
+    assert waiting.wait(LastWords(), no_rest, 0, None) == 1
+    assert asyncio.run(collect_all()) == [1]
 
 
 def test_wait_ends_when_the_reader_is_closed(both: Any, once_it_sleeps: Any) -> None:
