@@ -707,7 +707,8 @@ def test_a_version_that_no_word_can_hold_is_corruption_and_the_writer_stays_usab
     was = play.shared.words[LATEST]
     play.shared.words[LATEST] = 2**64 - 1
 
-    for use in (lambda: play.publish_bytes(b"x"), lambda: play.writer.lend(1)):
+    moves = lambda: play.publish_bytes(bytes(STRIDE + 1))  # noqa: E731
+    for use in (lambda: play.publish_bytes(b"x"), lambda: play.writer.lend(1), moves):
         with pytest.raises(CorruptSegment, match=f"'{NAME}': LATEST is 18446744073709551615, which no writer"):
             use()
 

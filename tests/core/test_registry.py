@@ -253,6 +253,8 @@ def test_a_draft_whose_maker_is_dead_goes_and_is_named_by_its_file(
 
     child.kill()
 
+    assert reclaim(dry_run=True) == [draft]
+    assert (shared_memory / draft).exists()
     assert reclaim() == [draft]
     assert not (shared_memory / draft).exists()
 
