@@ -12,6 +12,7 @@ import platform
 import statistics
 import sys
 import time
+import zlib
 from importlib.util import find_spec
 from timeit import Timer
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
@@ -166,6 +167,60 @@ def measure_interference() -> Row:
     return Row(what, f"{ratio:.2f}{note}", "> 0.9", ratio > 0.9)
 
 
+def measure_views() -> List[Row]:
+    """A view, summed in place, against a copy summed; and one field of a record against decoding it."""
+    payload = os.urandom(1 << 20)
+    stats = shmstate.record({**{f"n{n}": "d" for n in range(60)}, "jobs": "I"})
+    value = {**{f"n{n}": float(n) for n in range(60)}, "jobs": 7}
+    with shmstate.StateWriter(unique("view"), codec="raw") as writer, shmstate.StateReader(writer.name) as reader:
+        writer.publish(payload)
+        names = {"read_bytes": reader.read_bytes, "view": reader.view, "crc32": zlib.crc32}
+        statement = "with view() as v: crc32(v.data)"
+        rows = [ratio_row("view and checksum / copy and checksum, 1 MB", None, "crc32(read_bytes())", statement, names)]
+    with shmstate.StateWriter(unique("field"), codec=stats) as writer:
+        with shmstate.StateReader(writer.name, codec=stats) as reader:
+            writer.publish(value)
+            names = {"get": reader.get, "field": reader.field}
+            rows.append(ratio_row("field / get, a record of 61 fields", None, "get()", "field('jobs')", names))
+    return rows
+
+
+def measure_notify() -> Row:
+    """What it costs a writer to wake readers, with nobody there to wake."""
+    payload = os.urandom(500)
+    with shmstate.StateWriter(unique("silent")) as silent, shmstate.StateWriter(unique("loud"), notify=True) as loud:
+        names = {"silent": silent.publish_bytes, "loud": loud.publish_bytes, "payload": payload}
+        return ratio_row("publish with notify / without, nobody waits", None, "silent(payload)", "loud(payload)", names)
+
+
+def measure_waking(notify: bool) -> List[Row]:
+    """From a publish to the return of wait() in another process, which had slept for some milliseconds."""
+    how = "woken" if notify else "polling"
+    name = unique(how)
+    with running(publish_now_and_then, name, notify), shmstate.StateReader(name, timeout=30) as reader:
+        used = time.process_time()
+        began = time.perf_counter()
+        late: List[float] = []
+        while len(late) < 400:
+            snapshot = reader.wait(timeout=30)
+            late.append((time.monotonic_ns() - snapshot.published_ns) / 1e3)
+        share = (time.process_time() - used) / (time.perf_counter() - began)
+    late.sort()
+    figure = f"p50 {late[200]:.0f} us, p99 {late[395]:.0f} us"
+    return [
+        Row(f"publish to wake-up, {how}", figure, None, True),
+        Row(f"processor of one who waits, {how}", f"{100 * share:.1f} %", None, True),
+    ]
+
+
+def publish_now_and_then(name: str, notify: bool, stop: Any) -> None:
+    """Publish every five milliseconds."""
+    with shmstate.StateWriter(name, codec="raw", notify=notify) as writer:
+        while not stop.is_set():
+            writer.publish(b"x" * 500)
+            time.sleep(0.005)
+
+
 def rate_of(reader: shmstate.StateReader) -> float:
     """Publishes a second, over a fifth of one."""
     before, began = reader.version, time.perf_counter()
@@ -219,6 +274,7 @@ def measure_all() -> List[Row]:
     rows += measure_under_writer("500 B, decoded", pack(small), unpack, 100)
     rows += measure_under_writer("20 KB, raw bytes", os.urandom(20_000), bytes, 10)
     rows.append(measure_interference())
+    rows += [*measure_views(), measure_notify(), *measure_waking(notify=True), *measure_waking(notify=False)]
     return rows
 
 

@@ -143,7 +143,6 @@ def test_a_structure_within_another_counts_too() -> None:
         (Pose, Point(1, 2)),
         (Pose, b"bytes"),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_publishes_nothing(name: str, shape: Any, value: Any) -> None:
     with StateWriter(name, codec=record(shape)) as writer:
