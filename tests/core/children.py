@@ -6,6 +6,7 @@ whose test is gone reads an end of file and ends.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import multiprocessing
@@ -245,6 +246,14 @@ def publish_and_stop_before_the_ring(name: str) -> None:
     futex.bell = lambda *_: wait_for_the_test
     writer.trim()
     writer.publish("second")
+
+
+def write_through_a_readers_map(name: str) -> None:
+    """Try to, past all that Python forbids."""
+    reader = shmstate.StateReader(name)
+    say(reader.get())
+    ctypes.memset(futex.address_of(reader._segment.words, 0), 255, 4096)
+    say("it was written")
 
 
 def own_and_exit(name: str, way: str) -> None:

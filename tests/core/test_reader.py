@@ -4,6 +4,7 @@ import array
 import math
 import os
 import pickle
+import signal
 import threading
 import time
 from typing import Any, Callable, Dict, List
@@ -517,3 +518,15 @@ def test_threads_may_share_a_reader(name: str) -> None:
             thread.join()
 
     assert torn == []
+
+
+def test_what_writes_through_a_readers_map_is_ended_and_changes_nothing(start: Start, name: str) -> None:
+    with StateWriter(name) as writer, StateReader(name) as reader:
+        writer.publish("untouched")
+        child = start(children.write_through_a_readers_map, name)
+        assert child.line() == "untouched"
+
+        assert child.finish()[0] == -signal.SIGSEGV
+
+        assert reader.read()[:2] == ("untouched", 1)
+        assert writer.publish("on") == 2
