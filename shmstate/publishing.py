@@ -33,8 +33,8 @@ class Publishing(NamedTuple):
     ``through(encode, refuse)`` makes a ``publish(value)`` that returns the version. ``encode(value)`` must return bytes
     or a contiguous view of single bytes; what it raises becomes ``refuse(value, error)``.
     ``lend(nbytes)`` begins a publish whose payload is filled in place, and returns where, or None if there is no such
-    place now; nobody else publishes until ``take_back(is_filled)``, which returns the version, or the last one.
-    ``beat()`` says that the last state is still current. ``move(layout)`` moves it, as it is.
+    place now; nobody else publishes until ``take_back(nbytes)``, or ``take_back(None)`` which drops it.
+    ``beat()`` says that the last state is still current. ``move(choose)`` moves it, as it is.
     """
 
     through: Callable[[Encode, Refuse], Publish]
@@ -68,8 +68,8 @@ def open_publishing(
     The first publish moves the state to a segment of the layout ``wanted``, if that is another. What does not fit moves
     it to a larger one, or raises StateTooLarge unless it ``grows``. With ``notify`` each publish wakes those who wait.
 
-    Threads take turns; where the title is shared, so do processes. A signal handler (or finalizer) that publishes in the middle of its own thread's publish gets
-    ReentrantPublish: letting it go on would store two payloads in one slot.
+    Threads take turns; where the title is shared, so do processes. A signal handler (or finalizer) that publishes in the
+    middle of its own thread's publish gets ReentrantPublish: letting it go on would store two payloads in one slot.
     """
     weak, fence = title.memory.weak, title.memory.fence
     latest_at, intent_at, wake_at, now, crc32 = LATEST, INTENT, WAKE, time.monotonic_ns, zlib.crc32
@@ -78,7 +78,9 @@ def open_publishing(
     turn = threading.RLock()
     take_turn, end_turn, is_our_turn = turn.acquire, turn.release, turn._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
     if not title.shared:  # otherwise in a turn, and whoever wants it decides for all
-        title.memory.words[WAKE] = int(notify)
+        words = title.memory.words
+        # One more than it was: somebody may be about to sleep on what a writer before this one left.
+        words[WAKE] = words[WAKE] % _MOST_WAKES + 1 if notify else 0
     bound = _bind(title.memory, title.layout)
     publishing = False
     # Where the title is shared: a thread's turn at this handle, in which it has, or waits for, the turn among all.

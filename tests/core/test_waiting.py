@@ -121,6 +121,15 @@ def test_every_publish_rings_after_it_can_be_seen(publish: Callable[[Scene], Non
     assert rung[-1] == 4
 
 
+def test_an_heir_goes_on_counting_where_the_writer_before_it_was() -> None:
+    play = scene_that_notifies()
+    before = play.shared.words[WAKE]
+
+    publishing.open_publishing(play.owner, NAME, notify=True)
+
+    assert play.shared.words[WAKE] == before + 1
+
+
 def test_a_writer_that_is_not_to_notify_neither_rings_nor_lets_anybody_sleep() -> None:
     play = scene_that_notifies()
     play.reader.rest(3, 1.0)
