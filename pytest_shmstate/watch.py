@@ -261,7 +261,8 @@ class Watch:
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             due = self._still_there(due)
-        return due
+        # What was waited for may have been through, and gone, since the last look.
+        return self._still_there(due) if due else due
 
     def _may_go(self, due: List[Found]) -> bool:
         """Whether anything runs that could still remove it. Trackers and servers that wait for this process do not."""
