@@ -241,6 +241,27 @@ def test_a_tracker_that_is_slow_to_clean_up_is_waited_for_beyond_the_grace(
     assert not os.path.exists(f"/dev/shm/{name}")
 
 
+def test_what_is_cleaned_up_between_a_look_and_the_question_who_cleans_is_not_reported(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = Watch(run.folder, Owner("session", "the run"), 0.0)
+    span = turn(hasty, "t")
+    _, tracker = leave_all_to_the_tracker()
+    is_being_cleaned = Watch._is_being_cleaned
+
+    def asked_once_it_has_ended(watch: Watch, due: List[Found], began: float) -> bool:
+        os.kill(tracker, signal.SIGCONT)
+        until(lambda: has_ended(tracker))
+        return is_being_cleaned(watch, due, began)
+
+    monkeypatch.setattr(Watch, "_is_being_cleaned", asked_once_it_has_ended)
+
+    found = end(hasty, span)
+
+    hasty.close()
+    assert found == []
+
+
 def test_a_tracker_that_never_does_is_not_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_shmstate.watch.TRACKER_PATIENCE", 0.1)
     hasty = Watch(run.folder, Owner("session", "the run"), 0.0)
