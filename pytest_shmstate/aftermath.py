@@ -94,8 +94,9 @@ class Aftermath:
             time.sleep(PAUSE)
             running = [begun for begun in running if census.runs(begun.pid, begun.start)]
         found = []
+        # Who has told of itself meanwhile is believed: the kernel counts in clock ticks when it began.
         self._ledger.refresh()
-        for begun in map(self._by_itself, running):
+        for begun in running:
             known = begun.pid in self._ledger.begun
             whose = self._past.worker_of(begun.pid if known else begun.parent, begun.at)
             serves = begun.how != "fork" and is_service(begun.command)
@@ -109,11 +110,6 @@ class Aftermath:
                 evidence = "its own ledger" if known else f"its environment: started by pid {begun.parent}"
                 found.append(Found(PROCESS, command, begun.start, span, evidence, begun.pid))
         return found
-
-    def _by_itself(self, begun: Begun) -> Begun:
-        """What the process has told of itself since it was found: the kernel counts in clock ticks when it began."""
-        told = self._ledger.begun.get(begun.pid)
-        return told[-1] if told and told[-1].start == begun.start else begun
 
     def _running(self) -> Iterator[Begun]:
         mine = {self._pid, *census.descendants(self._pid), *ancestors(self._pid)}
