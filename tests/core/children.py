@@ -256,6 +256,40 @@ def write_through_a_readers_map(name: str) -> None:
     say("it was written")
 
 
+def publish_arrays_without_rest(name: str) -> None:
+    """Arrays of one number each, the version, of changing sizes; by publish() and by loans, until the test is gone."""
+    import numpy as np
+
+    with shmstate.StateWriter(name, codec="array", max_size=4096, slots=8) as writer:
+        version = 0
+        while os.getppid() != 1:
+            version += 1
+            array = np.full(1 + version * 7919 % (20_000 if version % 50 == 0 else 500), version)
+            if version % 3:
+                writer.publish(array)
+                continue
+            payload = arrays_of(array)
+            with writer.loan(len(payload)) as view:
+                view[:] = payload
+
+
+def arrays_of(array: Any) -> bytearray:
+    """What the codec makes of it."""
+    from shmstate import arrays
+
+    return arrays.encode(array)
+
+
+def publish_records_without_rest(name: str) -> None:
+    """Records whose fields are all the version, until the test is gone."""
+    codec = shmstate.record(dict.fromkeys("abcdefgh", "Q"))
+    with shmstate.StateWriter(name, codec=codec, slots=2) as writer:
+        version = 0
+        while os.getppid() != 1:
+            version += 1
+            writer.publish(dict.fromkeys("abcdefgh", version))
+
+
 def own_and_exit(name: str, way: str) -> None:
     """Publish a state and leave without closing it."""
     writer = shmstate.StateWriter(name)

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Any, List
+from typing import Any, Callable, List
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shmstate import DecodeError, EncodeError, InvalidOption, StateReader, StateWriter, ViewInUse
+from shmstate import DecodeError, EncodeError, InvalidOption, StateReader, StateWriter, ViewInUse, reclaim
+from tests.core import children
+from tests.core.children import Child
 
 np = pytest.importorskip("numpy")
 from shmstate import arrays  # noqa: E402  (needs NumPy)
 
+Start = Callable[..., Child]
 STRUCTURED = [("id", "<u4"), ("at", "<f8", (2, 3)), ("of", [("x", "|u1"), ("y", ">i2")])]
 ARRAYS: List[Any] = [
     np.arange(12, dtype="<f4").reshape(3, 4),
@@ -77,6 +80,23 @@ def test_an_array_that_is_larger_than_the_segment_moves_it(name: str) -> None:
         for size in (10, 10_000, 100):
             writer.publish(np.arange(size))
             assert same(reader.get(), np.arange(size))
+
+
+def test_arrays_of_a_process_that_never_rests_are_whole(start: Start, name: str) -> None:
+    child = start(children.publish_arrays_without_rest, name)
+    with StateReader(name, timeout=30) as reader:
+        first = reader.wait(after=0).version
+        seen = first
+        while seen < first + 2000:
+            array, version, _ = reader.read()
+            assert (array == version).all()
+            assert version >= seen
+            seen = version
+            assert len(set(reader.apply(lambda data: arrays.decode(data).tolist()))) == 1
+            assert (reader.get() >= seen).all()
+        assert reader.max_size > 4096
+    child.kill()
+    reclaim(name)
 
 
 @pytest.mark.parametrize("value", [np.array([object()]), [1, 2], b"bytes", None, np.array([{"a": 1}])])

@@ -3,11 +3,15 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import threading
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
-from shmstate import CodecMismatch, DecodeError, EncodeError, InvalidOption, StateReader, StateWriter, record
+from shmstate import CodecMismatch, DecodeError, EncodeError, InvalidOption, StateReader, StateWriter, reclaim, record
+from tests.core import children
+from tests.core.children import Child
+
+Start = Callable[..., Child]
 
 
 @dataclasses.dataclass
@@ -97,6 +101,21 @@ def test_fields_are_never_torn(name: str) -> None:
         finally:
             ended.set()
             thread.join()
+
+
+def test_records_and_fields_of_a_process_that_never_rests_are_whole(start: Start, name: str) -> None:
+    child = start(children.publish_records_without_rest, name)
+    codec = record(dict.fromkeys("abcdefgh", "Q"))
+    with StateReader(name, codec=codec, timeout=30) as reader:
+        last = reader.wait(after=0).version
+        for _ in range(3000):
+            values, version, _ = reader.read()
+            assert set(values.values()) == {version}
+            fields = [reader.field(field) for field in "ahdc"]
+            assert [last, version, *fields] == sorted([last, version, *fields])
+            last = fields[-1]
+    child.kill()
+    reclaim(name)
 
 
 def test_another_layout_under_the_same_name_is_told_at_attach(name: str) -> None:
