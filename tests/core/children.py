@@ -280,14 +280,17 @@ def arrays_of(array: Any) -> bytearray:
     return arrays.encode(array)
 
 
+RECORD = {"before": "Q", "filling": "60000s", "after": "Q"}
+
+
 def publish_records_without_rest(name: str) -> None:
-    """Records whose fields are all the version, until the test is gone."""
-    codec = shmstate.record(dict.fromkeys("abcdefgh", "Q"))
-    with shmstate.StateWriter(name, codec=codec, slots=2) as writer:
+    """Records of the version: two numbers, and one byte many times, until the test is gone."""
+    with shmstate.StateWriter(name, codec=shmstate.record(RECORD), slots=2) as writer:
         version = 0
         while os.getppid() != 1:
             version += 1
-            writer.publish(dict.fromkeys("abcdefgh", version))
+            filling = bytes([1 + version % 251]) * 60_000
+            writer.publish({"before": version, "filling": filling, "after": version})
 
 
 def own_and_exit(name: str, way: str) -> None:
