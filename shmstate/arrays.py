@@ -33,6 +33,8 @@ def fill(value: Any) -> Tuple[int, Callable[[memoryview], None]]:
     """How many bytes the array takes, and what writes them. Raises TypeError, as ``encode``."""
     if not isinstance(value, (np.ndarray, np.generic)):
         raise TypeError(f"a NumPy array is wanted, not {type(value).__name__}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("a masked array would lose its mask; publish .filled(...), or .data and .mask")
     array = np.asarray(value)
     if array.dtype.hasobject:
         raise TypeError(f"dtype {array.dtype} holds Python objects, which mean nothing in another process")

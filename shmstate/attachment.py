@@ -7,11 +7,10 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional
 
 from shmstate import ownership
 from shmstate.errors import StateNotFound
-from shmstate.layout import Layout
 from shmstate.memory import Segment, attach
 
 _LONGEST_NAP = 0.01
@@ -37,17 +36,7 @@ class Attachment:
         """In a forked child: a thread that moves on here did not come along, and would never end its turn."""
         self._turn = threading.Lock()
 
-    @property
-    def memory(self) -> Segment:
-        """The segment."""
-        return self.segment
-
-    @property
-    def layout(self) -> Layout:
-        """Its shape."""
-        return self.segment.layout
-
-    def successor(self, words: Any) -> Optional[Tuple[Segment, Layout]]:
+    def successor(self, words: Any) -> Optional[Segment]:
         """Where the state has moved to from the segment of these words, R5 in protocol.py; None if it has not.
 
         The segment that is left is not closed: other threads may be in the middle of a read. It goes with the last use.
@@ -58,7 +47,7 @@ class Attachment:
                 if heir is None:
                     return None
                 self.segment = heir
-            return self.segment, self.segment.layout
+            return self.segment
 
     def _heir_of(self, segment: Segment) -> Optional[Segment]:
         inode = ownership.inode_at(segment.path)

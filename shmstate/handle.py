@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Callable, Dict, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, Optional, Protocol, Type, TypeVar
 
 from shmstate import memory
 
 _Self = TypeVar("_Self", bound="Handle")
+
+
+class Holder(Protocol):
+    """What knows which segment the state is in now: a title, or an attachment."""
+
+    @property
+    def segment(self) -> memory.Segment:
+        """That segment."""
 
 
 class Handle:
@@ -16,10 +24,11 @@ class Handle:
     name: str
     _options: Dict[str, Any]
     _latest: Callable[[], int]
+    _holder: Holder
 
     @property
     def _segment(self) -> memory.Segment:
-        raise NotImplementedError
+        return self._holder.segment
 
     @property
     def max_size(self) -> int:

@@ -55,6 +55,6 @@ def read_undecoded(name: str) -> Tuple[int, bytes, str]:
     place = Attachment(name, 0.0, None)
     try:
         payload, version, _ = reading.open_reading(place, name).snapshot()
-        return version, payload, place.layout.codec
+        return version, payload, place.segment.layout.codec
     finally:
         place.segment.close()

@@ -65,7 +65,7 @@ The steps themselves: publishing.py (W, S) and reading.py (R).
 
 from __future__ import annotations
 
-from typing import Any, Callable, NoReturn, Optional, Protocol, Tuple
+from typing import Any, Callable, NoReturn, Optional, Protocol
 
 from shmstate.layout import Content, Layout
 
@@ -77,6 +77,10 @@ class Memory(Protocol):
     data: Any
     view: Any
     weak: bool
+
+    @property
+    def layout(self) -> Layout:
+        """Its shape."""
 
     def bell(self, words: Any, index: int) -> Callable[[], object]:
         """What wakes all who sleep on a word."""
@@ -94,12 +98,8 @@ class Title(Protocol):
     shared: bool
 
     @property
-    def memory(self) -> Memory:
-        """The segment that is owned."""
-
-    @property
-    def layout(self) -> Layout:
-        """Its shape."""
+    def segment(self) -> Memory:
+        """What is owned."""
 
     def commit(self, start: int, nbytes: int) -> None:
         """Put memory behind ``nbytes`` from ``start``, or raise."""
@@ -127,14 +127,10 @@ class Place(Protocol):
     """What reading asks of whoever attached the state; ``attachment.Attachment`` has it."""
 
     @property
-    def memory(self) -> Memory:
-        """The segment that is attached."""
+    def segment(self) -> Memory:
+        """What is attached."""
 
-    @property
-    def layout(self) -> Layout:
-        """Its shape."""
-
-    def successor(self, words: Any) -> Optional[Tuple[Memory, Layout]]:
+    def successor(self, words: Any) -> Optional[Memory]:
         """R5: where the state has moved to from the segment of these words; None if it has not."""
 
 

@@ -50,8 +50,8 @@ def _as_it_is(payload: Any) -> Any:
     return payload
 
 
-def _bind(memory: Memory, layout: Layout) -> _Bound:
-    words = memory.words
+def _bind(memory: Memory) -> _Bound:
+    words, layout = memory.words, memory.layout
     ring = memory.bell(words, WAKE) if words[WAKE] else None
     return words, memory.data, layout.slots, layout.where, layout.checksum, [_UNKNOWN] * layout.slots, ring
 
@@ -71,17 +71,17 @@ def open_publishing(
     Threads take turns; where the title is shared, so do processes. A signal handler (or finalizer) that publishes in the
     middle of its own thread's publish gets ReentrantPublish: letting it go on would store two payloads in one slot.
     """
-    weak, fence = title.memory.weak, title.memory.fence
+    weak, fence = title.segment.weak, title.segment.fence
     latest_at, intent_at, wake_at, now, crc32 = LATEST, INTENT, WAKE, time.monotonic_ns, zlib.crc32
     # Not a with-statement, which takes longer than all stores together. An exception from a signal may come between
     # any two steps, so "is the turn ours?" is asked where it is caught, and not concluded from how far we came.
     turn = threading.RLock()
     take_turn, end_turn, is_our_turn = turn.acquire, turn.release, turn._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
     if not title.shared:  # otherwise in a turn, and whoever wants it decides for all
-        words = title.memory.words
+        words = title.segment.words
         # One more than it was: somebody may be about to sleep on what a writer before this one left.
         words[WAKE] = words[WAKE] % _MOST_WAKES + 1 if notify else 0
-    bound = _bind(title.memory, title.layout)
+    bound = _bind(title.segment)
     publishing = False
     # Where the title is shared: a thread's turn at this handle, in which it has, or waits for, the turn among all.
     gate = threading.RLock()
@@ -176,7 +176,7 @@ def open_publishing(
             words = bound[0]
             words[wake_at] = words[wake_at] or int(notify)
             if words[wake_at] and bound[-1] is None:
-                bound = _bind(title.memory, title.layout)
+                bound = _bind(title.segment)
         except BaseException:
             end_turn_among_all()
             raise
@@ -215,7 +215,7 @@ def open_publishing(
             return False
         if version >= RETIRED:
             raise corrupt()
-        layout = title.layout
+        layout = title.segment.layout
         fitting = layout if wanted is None else wanted
         if length > fitting.stride:
             fitting = larger(fitting, length)
@@ -256,9 +256,9 @@ def open_publishing(
     def settle() -> None:
         nonlocal bound, moving, wanted
         title.settle()
-        if title.memory.words is not bound[0]:  # also when what it says was lost to an exception the last time
-            layout = title.layout
-            bound = _bind(title.memory, layout)
+        if title.segment.words is not bound[0]:  # also when what it says was lost to an exception the last time
+            layout = title.segment.layout
+            bound = _bind(title.segment)
             if wanted is not None and with_room_for(wanted, layout.stride) == layout:
                 wanted = None
         moving = False
@@ -306,10 +306,10 @@ def open_publishing(
             words, _, slots, where, _, committed, _ = bound
             version: int = words[LATEST] + 1
             slot = version % slots
-            fitting = title.layout if wanted is None else wanted
+            fitting = title.segment.layout if wanted is None else wanted
             if nbytes > fitting.stride:
                 fitting = larger(fitting, nbytes)
-            if fitting != title.layout:
+            if fitting != title.segment.layout:
                 end()
                 return None
             if nbytes > committed[slot]:
@@ -321,7 +321,7 @@ def open_publishing(
             if weak:
                 fence()
             start = where[slot].start
-            return borrow(title.memory.view, start, start + nbytes)
+            return borrow(title.segment.view, start, start + nbytes)
         except BaseException:
             if is_our_turn():
                 end()

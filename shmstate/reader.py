@@ -85,9 +85,9 @@ class StateReader(Handle):
             raise InvalidOption(f"tries={tries}: a read takes one at least")
         self._options = {"codec": codec, "timeout": timeout, "trust_uid": trust_uid, "tries": tries}
         self.name = name
-        self._place = place = Attachment(name, timeout, trust_uid)
+        self._holder = place = Attachment(name, timeout, trust_uid)
         try:
-            self._decoding = decoding = _Decoding(name, codec, place.layout.codec)
+            self._decoding = decoding = _Decoding(name, codec, place.segment.layout.codec)
         except BaseException:
             place.segment.close()
             raise
@@ -105,10 +105,6 @@ class StateReader(Handle):
         place.accept = accept
         self.read_bytes = self._steps.read_bytes
         self.get = _getter(name, decoding, self._steps)
-
-    @property
-    def _segment(self) -> Segment:
-        return self._place.segment
 
     def read(self) -> Snapshot:
         """The latest state with its version and time. Raises as ``get``."""

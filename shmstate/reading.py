@@ -60,7 +60,8 @@ class Here(NamedTuple):
     layout: Layout
 
 
-def _steps_in(memory: Memory, layout: Layout, name: str) -> Here:
+def _steps_in(memory: Memory, name: str) -> Here:
+    layout = memory.layout
     words, data, view, weak, fence = memory.words, memory.data, memory.view, memory.weak, memory.fence
     slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
     crc32 = zlib.crc32
@@ -113,12 +114,12 @@ def _places(layout: Layout) -> Tuple[Tuple[int, int], ...]:
 
 def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading:
     """The reader's steps, bound to where ``place`` is. Safe to call from many threads."""
-    weak, fence, give_way = place.memory.weak, place.memory.fence, os.sched_yield
-    latest_at, intent_at, doze = LATEST, INTENT, place.memory.doze
-    here = _steps_in(place.memory, place.layout, name)
+    weak, fence, give_way = place.segment.weak, place.segment.fence, os.sched_yield
+    latest_at, intent_at, doze = LATEST, INTENT, place.segment.doze
+    here = _steps_in(place.segment, name)
     # For read_bytes(), set by enter(): words last, as it loads them first. Who has old words and anything new finds at R4
     # that they are RETIRED; who has new words has all that belongs to them.
-    words, data, slots, stride, places = here.words, place.memory.data, 1, _BARRED, _places(place.layout)
+    words, data, slots, stride, places = here.words, place.segment.data, 1, _BARRED, _places(place.segment.layout)
     spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
 
     def read_bytes() -> bytes:
@@ -138,9 +139,10 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
         found: bytes = find(None)[0]
         return found
 
-    def enter(memory: Memory, layout: Layout) -> None:
+    def enter(memory: Memory) -> None:
         nonlocal here, words, data, slots, stride, places
-        here = _steps_in(memory, layout, name)
+        layout = memory.layout
+        here = _steps_in(memory, name)
         data, slots, places = memory.data, layout.slots, _places(layout)
         stride = _BARRED if memory.weak or layout.checksum else layout.stride
         words = memory.words
@@ -176,7 +178,7 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
             successor = place.successor(steps.words)
             if successor is None:
                 return steps
-            enter(*successor)
+            enter(successor)
         raise ReadTimeout(f"state {name!r}: moved {_MOST_MOVES} times during one read; have its writer reserve more")
 
     def of_version(version: int) -> Tuple[Any, int, int]:
@@ -240,5 +242,5 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
         words = Retired(error)
         here = here._replace(words=words)
 
-    enter(place.memory, place.layout)
+    enter(place.segment)
     return Reading(read_bytes, snapshot, of_version, view, latest, rest, heartbeat, retries, retire)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import hashlib
 import struct
 from collections.abc import Mapping
-from typing import Any, Callable, Dict, List, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, Tuple, Type
 
 from shmstate.codecs import Codec, Field
 from shmstate.errors import InvalidOption
@@ -119,7 +120,11 @@ def _of_dataclass(shape: Any) -> _Made:
                 f"{shape.__name__}.{field.name}: {kind} has no fixed size; int, float and bool have, bytes and str with"
                 f' field(metadata={{"size": 32}})'
             )
-    return _packed(formats, texts, lambda value: vars(value) if isinstance(value, shape) else None, shape)
+    return _packed(formats, texts, functools.partial(_values_of, shape, formats), shape)
+
+
+def _values_of(shape: Any, names: Iterable[str], value: Any) -> Any:
+    return {name: getattr(value, name) for name in names} if isinstance(value, shape) else None
 
 
 def _of_formats(shape: Any) -> _Made:
@@ -139,6 +144,8 @@ def _packed(
             raise InvalidOption(f"field {name!r}: format {format_!r}: {error}") from error
         if count != 1 or not isinstance(name, str):
             raise InvalidOption(f"field {name!r}: format {format_!r} holds {count} values; give one, of a named field")
+        if format_.endswith("p"):
+            raise InvalidOption(f"field {name!r}: format {format_!r} cuts off what is too long; use 's'")
         fields[name] = (format_ + " text" * (name in texts), Field(at, at + one.size, _unpacking(one, name in texts)))
         at += one.size
     whole = struct.Struct("=" + "".join(formats.values()))
@@ -147,7 +154,7 @@ def _packed(
         values = values_of(value)
         if values is None or set(values) != set(formats):
             raise TypeError(f"wanted is a value with the fields {', '.join(formats)}, and no others")
-        return whole.pack(*(_fitting(values[name], fields[name][1], name) for name in formats))
+        return whole.pack(*(_fitting(values[name], format_, name, name in texts) for name, format_ in formats.items()))
 
     def decode(payload: bytes) -> Any:
         if len(payload) != whole.size:
@@ -157,18 +164,24 @@ def _packed(
     return fields, encode, decode
 
 
-def _fitting(value: Any, place: Field, name: str) -> Any:
-    if isinstance(value, str):
+def _fitting(value: Any, format_: str, name: str, is_text: bool) -> Any:
+    """The value as it is packed. Raises for bytes that would not come back as they are."""
+    if is_text:
+        if not isinstance(value, str):
+            raise TypeError(f"{name}: a str is wanted, not {type(value).__name__}")
         value = value.encode()
-    if isinstance(value, (bytes, bytearray)) and len(value) > place.stop - place.start:
-        raise ValueError(f"{name}: {len(value)} bytes do not fit in {place.stop - place.start}")
+    if format_.endswith("s") and isinstance(value, (bytes, bytearray)):
+        if len(value) > struct.calcsize(format_):
+            raise ValueError(f"{name}: {len(value)} bytes do not fit in {struct.calcsize(format_)}")
+        if value.endswith(b"\0"):
+            raise ValueError(f"{name}: ends in a NUL, which is what shorter values are filled up with")
     return value
 
 
 def _unpacking(one: struct.Struct, is_text: bool) -> Callable[[bytes], Any]:
     def decode(payload: bytes) -> Any:
         (value,) = one.unpack(payload)
-        if isinstance(value, bytes) and not one.format.endswith("c"):
+        if one.format.endswith("s"):
             value = value.rstrip(b"\0")
         return value.decode() if is_text else value
 

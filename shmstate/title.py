@@ -32,16 +32,6 @@ class Title:
         self._closed = closed
         self.segment.at_close(closed)
 
-    @property
-    def memory(self) -> Segment:
-        """The segment."""
-        return self.segment
-
-    @property
-    def layout(self) -> Layout:
-        """Its shape."""
-        return self.segment.layout
-
     def commit(self, start: int, nbytes: int) -> None:
         """Put memory behind that part of it. Raises OutOfSharedMemory, StateNotFound."""
         self.segment.commit(start, nbytes)

@@ -14,7 +14,6 @@ from shmstate.errors import EncodeError, InvalidOption, WriterClosed
 from shmstate.handle import Handle
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
 from shmstate.loan import Loan
-from shmstate.memory import Segment
 from shmstate.title import SharedTitle, Title, require_same_codec
 
 BytesLike = Union[bytes, bytearray, memoryview]
@@ -78,10 +77,10 @@ class StateWriter(Handle):
         checked = not STRONGLY_ORDERED if checksum is None else bool(checksum)
         self._planned = plan(slots=slots, max_size=max_size, codec=self._codec.name, checksum=checked)
         self.name = name
-        self._title = title = _entitled(name, self._planned, shared)
-        wanted = self._wanted(title.layout)
+        self._holder = self._title = title = _entitled(name, self._planned, shared)
+        wanted = self._wanted(title.segment.layout)
         self._steps = publishing.open_publishing(
-            title, name, wanted=None if wanted == title.layout else wanted, grows=grow, notify=notify
+            title, name, wanted=None if wanted == title.segment.layout else wanted, grows=grow, notify=notify
         )
         self._latest = self._steps.latest
         retire, pid = self._steps.retire, os.getpid()
@@ -102,10 +101,6 @@ class StateWriter(Handle):
         if self._options["grow"] and found.stride > wanted.stride:
             wanted = wanted._replace(stride=found.stride)  # what it has grown to, it may need again
         return wanted
-
-    @property
-    def _segment(self) -> Segment:
-        return self._title.segment
 
     def loan(self, nbytes: int) -> Loan:
         """A place in the segment to put the next state's bytes in, without a copy; a with-block publishes them.

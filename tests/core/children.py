@@ -167,28 +167,39 @@ def own(name: str, *options: str) -> None:
         wait_for_the_test()
 
 
+def stay(word: str) -> None:
+    """Tell how far this process has come, and go no further until the test says something or is gone."""
+    say(word)
+    wait_for_the_test()
+
+
+def stay_in_a_move(title: Any, step: str) -> None:
+    """Have the next move come as far as before ``step`` and stay there. ``retire``: after all is prepared."""
+    prepare, take_name = title.prepare, title.take_name
+
+    def prepare_and_stay(*args: Any) -> None:
+        prepare(*args)
+        stay(step)
+
+    def take_name_and_stay() -> None:
+        take_name()
+        stay(step)
+
+    if step == "retire":
+        title.prepare = prepare_and_stay
+    elif step == "settle":
+        title.take_name = take_name_and_stay
+    else:
+        setattr(title, step, lambda *_: stay(step))
+
+
 def move_and_stop(name: str, stop: str) -> None:
     """Publish "1" to "3", then a state that does not fit; tell of a step of the move, and stay there."""
     writer = shmstate.StateWriter(name, codec="raw", max_size=4096)
-    title: Any = writer._title
-    steps = {"prepare": title.prepare, "take_name": title.take_name, "settle": title.settle}
-
-    def stay() -> None:
-        say(stop)
-        wait_for_the_test()
-
-    def prepare_then_stay(*args: Any) -> None:
-        steps["prepare"](*args)
-        stay()
-
     for number in range(1, 4):
         version = writer.publish(str(number).encode())
-    say("published", version)
-    wait_for_the_test()
-    if stop == "retire":
-        title.prepare = prepare_then_stay
-    else:
-        setattr(title, stop, lambda *_: stay())
+    stay(f"published {version}")
+    stay_in_a_move(writer._title, stop)
     writer.publish(bytes(5000))
 
 
@@ -204,26 +215,14 @@ def share(name: str, me: str, times: str) -> None:
 
 def share_and_stop_in_the_turn(name: str, where: str) -> None:
     """Publish once; then take the turn, come as far as ``where`` and stay there."""
-    writer: Any = shmstate.StateWriter(name, shared=True, codec="raw", max_size=4096)
+    writer = shmstate.StateWriter(name, shared=True, codec="raw", max_size=4096)
     writer.publish(b"before")
-    title = writer._title
-    take_name = title.take_name
-
-    def stay() -> None:
-        say(where)
-        wait_for_the_test()
-
-    def take_name_and_stay() -> None:
-        take_name()
-        stay()
-
     if where == "in place":
-        writer.loan(5).__enter__()[:] = b"torn."
-        stay()
-    elif where == "settle":
-        title.take_name = take_name_and_stay
-    else:
-        setattr(title, where, lambda *_: stay())
+        with writer.loan(5) as view:
+            view[:] = b"torn."
+            stay(where)
+        return
+    stay_in_a_move(writer._title, where)
     writer.publish(bytes(5000))
 
 

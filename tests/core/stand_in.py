@@ -76,6 +76,10 @@ class View:
         pass
 
     @property
+    def layout(self) -> Layout:
+        return self.shared.shape
+
+    @property
     def accesses(self) -> List[str]:
         return self.side.accesses
 
@@ -150,30 +154,26 @@ class Owner:
     def __init__(self, names: Names, view: View) -> None:
         assert view.shared is names.named
         self._names = names
-        self.memory = view
+        self.segment = view
         self._heir: Optional[View] = None
 
-    @property
-    def layout(self) -> Layout:
-        return self.memory.shared.shape
-
     def commit(self, start: int, nbytes: int) -> None:
-        self.memory.commit(start, nbytes)
+        self.segment.commit(start, nbytes)
 
     def prepare(self, shape: Layout, content: Content) -> None:
-        self.memory.touch("prepare")
-        self._heir = View(Bytes(shape, content), self.memory.weak, self.memory.side)
+        self.segment.touch("prepare")
+        self._heir = View(Bytes(shape, content), self.segment.weak, self.segment.side)
 
     def take_name(self) -> None:
         assert self._heir is not None
-        self.memory.touch("take name")
+        self.segment.touch("take name")
         self._names.named = self._heir.shared
 
     def settle(self) -> None:
-        self.memory.touch("settle")
+        self.segment.touch("settle")
         heir, self._heir = self._heir, None
         if heir is not None and heir.shared is self._names.named:
-            self.memory = heir
+            self.segment = heir
 
     def take_turn(self) -> None:
         raise AssertionError("nobody else owns it")
@@ -202,22 +202,22 @@ class SharingOwner(Owner):
         self._turn = turn
 
     def take_turn(self) -> None:
-        self.memory.touch("take turn")
+        self.segment.touch("take turn")
         assert self._turn.taken_by is None, "this would wait"
         self._turn.taken_by = self
 
     def end_turn(self) -> None:
-        self.memory.touch("end turn")
+        self.segment.touch("end turn")
         if self._turn.taken_by is self:
             self._turn.taken_by = None
 
     def follow(self) -> bool:
-        self.memory.touch("ask for the name")
+        self.segment.touch("ask for the name")
         named = self._names.named
-        if named is self.memory.shared:
+        if named is self.segment.shared:
             return False
         self.end_turn()
-        self.memory = View(named, self.memory.weak, self.memory.side)
+        self.segment = View(named, self.segment.weak, self.segment.side)
         return True
 
 
@@ -226,20 +226,16 @@ class Visitor:
 
     def __init__(self, names: Names, view: View) -> None:
         self._names = names
-        self.memory = view
+        self.segment = view
 
-    @property
-    def layout(self) -> Layout:
-        return self.memory.shared.shape
-
-    def successor(self, words: Any) -> Optional[Tuple[View, Layout]]:
-        self.memory.touch("ask for the name")
-        if self.memory.words is words:
+    def successor(self, words: Any) -> Optional[View]:
+        self.segment.touch("ask for the name")
+        if self.segment.words is words:
             named = self._names.named
-            if named is self.memory.shared:
+            if named is self.segment.shared:
                 return None
-            self.memory = View(named, self.memory.weak, self.memory.side)
-        return self.memory, self.layout
+            self.segment = View(named, self.segment.weak, self.segment.side)
+        return self.segment
 
 
 class _Words:

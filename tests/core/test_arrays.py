@@ -99,7 +99,9 @@ def test_arrays_of_a_process_that_never_rests_are_whole(start: Start, name: str)
     reclaim(name)
 
 
-@pytest.mark.parametrize("value", [np.array([object()]), [1, 2], b"bytes", None, np.array([{"a": 1}])])
+@pytest.mark.parametrize(
+    "value", [np.array([object()]), [1, 2], b"bytes", None, np.array([{"a": 1}]), np.ma.array([1, 2], mask=[0, 1])]
+)
 def test_what_is_no_array_of_plain_values_publishes_nothing(name: str, value: Any) -> None:
     with StateWriter(name, codec="array") as writer, StateReader(name) as reader:
         writer.publish(np.arange(3))

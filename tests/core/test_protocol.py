@@ -62,11 +62,11 @@ class Scene(NamedTuple):
 
     @property
     def writing(self) -> View:
-        return self.owner.memory
+        return self.owner.segment
 
     @property
     def reading(self) -> View:
-        return self.visitor.memory
+        return self.visitor.segment
 
     def publish(self, times: int = 1) -> None:
         for _ in range(times):
@@ -94,7 +94,7 @@ def scene(
     names = Names(Bytes(shape))
     owner, visitor = Owner(names, View(names.named, weak)), Visitor(names, View(names.named, weak))
     writer, reader = code.open_publishing(owner, NAME, grows=grows), code.open_reading(visitor, NAME, tries)
-    owner.memory.go_on()
+    owner.segment.go_on()
     return Scene(names, owner, visitor, writer, reader, writer.through(as_it_is, unchanged))
 
 

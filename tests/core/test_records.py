@@ -158,6 +158,10 @@ def test_a_structure_within_another_counts_too() -> None:
         (Stats, Stats(2**63, 2.0, True)),
         (Stats, Stats("one", 2.0, True)),  # type: ignore[arg-type]
         (Stats, {"jobs": 1}),
+        (Stats, Stats(1, 2.0, True, "name\0")),
+        (Stats, Stats(1, 2.0, True, b"name")),  # type: ignore[arg-type]
+        (Stats, Stats(1, 2.0, True, "", "tok")),  # type: ignore[arg-type]
+        (Stats, Stats(1, 2.0, True, "", b"tok\0")),
         (FORMATS, {"jobs": 1}),
         (FORMATS, {"jobs": 1, "load": 0.0, "tag": b"", "flag": True, "letter": b"a", "more": 1}),
         (FORMATS, {"jobs": 1, "load": 0.0, "tag": b"12345", "flag": True, "letter": b"a"}),
@@ -233,6 +237,7 @@ class Listing:
         ({"jobs": "2I"}, "'jobs': format '2I' holds 2 values"),
         ({"jobs": "nonsense"}, "'jobs': format 'nonsense'"),
         ({"jobs": 3}, "'jobs': format 3"),
+        ({"jobs": "9p"}, "'jobs': format '9p' cuts off"),
         ({"jobs": ""}, "'jobs': format '' holds 0 values"),
         ("jobs", "a record's shape is"),
         (int, "a record's shape is"),

@@ -90,14 +90,14 @@ def test_one_that_dies_at_any_access_in_its_turn_leaves_the_other_what_was_publi
         for number in range(slots + 1):
             play.publish_next(number % 2)
         for owner in play.owners:
-            owner.memory.go_on()
+            owner.segment.go_on()
         return play
 
     whole = ready()
     act(whole, 0)
-    for number in range(len(whole.owners[0].memory.accesses)):
+    for number in range(len(whole.owners[0].segment.accesses)):
         play = ready()
-        play.owners[0].memory.stop_before(number)
+        play.owners[0].segment.stop_before(number)
         with pytest.raises(Stopped):
             act(play, 0)
         play.check()

@@ -240,7 +240,7 @@ MUTANTS = {
     "R4 takes a retired segment for whole": [("intent = words[LATEST] + 1", "return True", 1)],
     "the successor begins anew": [("Content(version, payload,", "Content(1, payload,", 1)],
     "the reader keeps the old bytes": [
-        ("            enter(*successor)", "            here = _steps_in(*successor, name)", 1),
+        ("            enter(successor)", "            here = _steps_in(successor, name)", 1),
         ("    def current() -> Here:\n", "    def current() -> Here:\n        nonlocal here\n", 1),
     ],
     "R4 asks the words of another segment than R1": [

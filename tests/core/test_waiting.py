@@ -31,7 +31,7 @@ def scene_that_notifies(slots: int = 2, weak: bool = False, code: Any = PROTOCOL
         names, owner, visitor, writer, code.open_reading(visitor, NAME, 5), writer.through(as_it_is, unchanged)
     )
     play.publish(3)
-    owner.memory.go_on()
+    owner.segment.go_on()
     return play
 
 

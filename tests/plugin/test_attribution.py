@@ -226,51 +226,62 @@ def leave_all_to_the_tracker() -> Tuple[str, int]:
     return name.decode(), int(tracker)
 
 
+class LeftToATracker:
+    """A test that left a segment to a stopped resource tracker, and a watch that leaves no time."""
+
+    def __init__(self, run: Run) -> None:
+        self.watch = Watch(run.folder, Owner("session", "the run"), 0.0)
+        self.span = turn(self.watch, "t")
+        self.name, self.tracker = leave_all_to_the_tracker()
+
+    def wake(self) -> None:
+        os.kill(self.tracker, signal.SIGCONT)
+
+    def wait(self) -> None:
+        until(lambda: has_ended(self.tracker))
+
+    def found(self) -> List[str]:
+        return [one.name for one in end(self.watch, self.span)]
+
+
+@pytest.fixture
+def left(run: Run) -> Iterator[LeftToATracker]:
+    left = LeftToATracker(run)
+    yield left
+    left.watch.close()
+
+
 def test_a_tracker_that_is_slow_to_clean_up_is_waited_for_beyond_the_grace(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    left: LeftToATracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasty = Watch(run.folder, Owner("session", "the run"), 0.0)
-    span = turn(hasty, "t")
-    name, tracker = leave_all_to_the_tracker()
-    monkeypatch.setattr("pytest_shmstate.watch.sleep", lambda _: os.kill(tracker, signal.SIGCONT))
+    monkeypatch.setattr("pytest_shmstate.watch.sleep", lambda _: left.wake())
 
-    found = end(hasty, span)
-
-    hasty.close()
-    assert found == []
-    assert not os.path.exists(f"/dev/shm/{name}")
+    assert left.found() == []
+    assert not os.path.exists(f"/dev/shm/{left.name}")
 
 
 def test_what_is_cleaned_up_between_a_look_and_the_question_who_cleans_is_not_reported(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    left: LeftToATracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hasty = Watch(run.folder, Owner("session", "the run"), 0.0)
-    span = turn(hasty, "t")
-    _, tracker = leave_all_to_the_tracker()
     is_being_cleaned = Watch._is_being_cleaned
 
     def asked_once_it_has_ended(watch: Watch, due: List[Found], began: float) -> bool:
-        os.kill(tracker, signal.SIGCONT)
-        until(lambda: has_ended(tracker))
+        left.wake()
+        left.wait()
         return is_being_cleaned(watch, due, began)
 
     monkeypatch.setattr(Watch, "_is_being_cleaned", asked_once_it_has_ended)
 
-    found = end(hasty, span)
-
-    hasty.close()
-    assert found == []
+    assert left.found() == []
 
 
-def test_a_tracker_that_never_does_is_not_waited_for_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_never_does_is_not_waited_for_for_ever(
+    left: LeftToATracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pytest_shmstate.watch.TRACKER_PATIENCE", 0.1)
-    hasty = Watch(run.folder, Owner("session", "the run"), 0.0)
-    span = turn(hasty, "t")
-    name, tracker = leave_all_to_the_tracker()
 
-    found = end(hasty, span)
+    found = left.found()
 
-    os.kill(tracker, signal.SIGCONT)
-    until(lambda: has_ended(tracker))
-    hasty.close()
-    assert [one.name for one in found] == [name]
+    left.wake()
+    left.wait()
+    assert found == [left.name]
