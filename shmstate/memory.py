@@ -61,8 +61,10 @@ class Segment:
         "__weakref__",
         "_at_close",
         "_map",
+        "clock",
         "data",
         "fd",
+        "give_way",
         "inode",
         "layout",
         "name",
@@ -78,6 +80,10 @@ class Segment:
         self.layout = layout
         self.inode = os.fstat(fd).st_ino
         self.weak = not STRONGLY_ORDERED
+        #: CLOCK_MONOTONIC in nanoseconds, one for all processes.
+        self.clock: Callable[[], int] = time.monotonic_ns
+        #: Lets others run between tries. ``time.sleep(0)`` would take fifty times as long, or more.
+        self.give_way: Callable[[], object] = os.sched_yield
         #: A descriptor of the file, for who takes locks on it; see ``keep``.
         self.fd = -1
         try:

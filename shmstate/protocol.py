@@ -1,6 +1,7 @@
 """Publish and snapshot: how one writer and any number of readers share a segment without a lock. The argument.
 
     writer of version s = LATEST + 1                     reader
+        fence
     W1  INTENT = s                                       R1  s = LATEST
         fence                                                fence
     W2  payload, LENGTH, PUBLISHED, CHECKSUM             R2  LENGTH, ... of slot s % K; LENGTH checked
@@ -28,7 +29,8 @@ Readers may sleep until a state changes, if its writer wakes them (WAKE > 0):
     R6  c = WAKE; fence; if LATEST is still old and the state has not moved: sleep while WAKE is c
 
 INTENT and LATEST are 64-bit words, stored and loaded whole. Versions start at 1 and are never reused or wrapped.
-The fences are needed where the machine reorders stores with stores or loads with loads; x86-64 does not.
+The fences are needed where the machine reorders stores with stores or loads with loads; x86-64 does not. That before W1
+keeps nothing from tearing: without it INTENT could be seen two ahead of LATEST, and K = 2 taken for corrupted by I6.
 
 I1  LATEST never decreases: only the one owner stores it (ownership.py), each time one more than it was. In a successor
     it begins where it was, or one higher.
@@ -42,7 +44,8 @@ I4  Nobody waits for readers: a writer does not look at them, and they store not
 I5  A writer that dies between any two steps leaves LATEST and its slot whole: version s lies in another slot than
     version s + 1, as K >= 2. The next owner publishes s + 1 anew, into the same slot, under the same INTENT; if it
     finds RETIRED, its W1 ends that.
-I6  Every read ends: a bounded number of tries, then ReadTimeout. Every publish ends: it moves once at most.
+I6  Every read ends: a bounded number of tries, then ReadTimeout; or CorruptSegment if LATEST has not moved meanwhile, for
+    then no writer can have spoilt a try: INTENT is at most one ahead. Every publish ends: it moves once at most.
 I7  No store and no load can fault: memory is committed (before W1) for all that W2 stores, and LENGTH, bounds-checked,
     never says more than was committed. Nothing committed is ever given back: to free memory, the state moves.
 I8  A move loses nothing, and nobody reads an older version after it. Between S2 and S3 the name leads to the old
@@ -77,6 +80,8 @@ class Memory(Protocol):
     data: Any
     view: Any
     weak: bool
+    clock: Callable[[], int]
+    give_way: Callable[[], object]
 
     @property
     def layout(self) -> Layout:

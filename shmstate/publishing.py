@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import zlib
 from functools import partial
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple
@@ -71,8 +70,8 @@ def open_publishing(
     Threads take turns; where the title is shared, so do processes. A signal handler (or finalizer) that publishes in the
     middle of its own thread's publish gets ReentrantPublish: letting it go on would store two payloads in one slot.
     """
-    weak, fence = title.segment.weak, title.segment.fence
-    latest_at, intent_at, wake_at, now, crc32 = LATEST, INTENT, WAKE, time.monotonic_ns, zlib.crc32
+    weak, fence, now = title.segment.weak, title.segment.fence, title.segment.clock
+    latest_at, intent_at, wake_at, crc32 = LATEST, INTENT, WAKE, zlib.crc32
     # Not a with-statement, which takes longer than all stores together. An exception from a signal may come between
     # any two steps, so "is the turn ours?" is asked where it is caught, and not concluded from how far we came.
     turn = threading.RLock()
@@ -90,7 +89,7 @@ def open_publishing(
     moving = False  # a move has begun, and nobody has looked yet how it ended
 
     def alone(encode: Encode, refuse: Refuse) -> Publish:
-        def publish(value: Any) -> int:
+        def publish(value: Any) -> int:  # noqa: PLR0912
             nonlocal publishing
             try:
                 payload = encode(value)
@@ -115,6 +114,8 @@ def open_publishing(
                         end_turn()
                         return version
                 start, length_at, published_at, checksum_at = where[slot]
+                if weak:
+                    fence()
                 words[intent_at] = version  # W1
                 if weak:
                     fence()
@@ -317,6 +318,8 @@ def open_publishing(
                 committed[slot] = whole_pages(nbytes)
             if version >= RETIRED:
                 raise corrupt()
+            if weak:
+                fence()
             words[INTENT] = version  # W1
             if weak:
                 fence()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from typing import Any, Callable, NamedTuple, Optional, Tuple
 
@@ -114,7 +113,7 @@ def _places(layout: Layout) -> Tuple[Tuple[int, int], ...]:
 
 def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading:
     """The reader's steps, bound to where ``place`` is. Safe to call from many threads."""
-    weak, fence, give_way = place.segment.weak, place.segment.fence, os.sched_yield
+    weak, fence, give_way = place.segment.weak, place.segment.fence, place.segment.give_way
     latest_at, intent_at, doze = LATEST, INTENT, place.segment.doze
     here = _steps_in(place.segment, name)
     # For read_bytes(), set by enter(): words last, as it loads them first. Who has old words and anything new finds at R4
@@ -203,6 +202,8 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
         raise steps.gone(version)
 
     def gave_up(first: Optional[int]) -> Exception:
+        if weak:
+            fence()
         version = here.words[LATEST]
         if version == first:  # the writer rests, so nothing of its making spoils a copy
             return here.corrupt(version)

@@ -14,6 +14,8 @@ each an access of its own, because the machine promises no more.
 from __future__ import annotations
 
 import functools
+import os
+import time
 from typing import Any, Callable, List, Optional, Tuple
 
 from shmstate.layout import HEARTBEAT, INTENT, LATEST, PAGE, WAKE, WORD, Content, Layout, pack_header
@@ -65,6 +67,8 @@ class View:
     def __init__(self, shared: Bytes, weak: bool = False, side: Optional[Side] = None) -> None:
         self.shared = shared
         self.weak = weak
+        self.clock: Callable[[], int] = time.monotonic_ns
+        self.give_way: Callable[[], object] = os.sched_yield
         self.side = side or Side()
         self.commits: List[Tuple[int, int]] = []
         self.words = _Words(self)

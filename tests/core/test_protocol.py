@@ -121,7 +121,7 @@ def without_repeats(accesses: List[str]) -> List[str]:
         (
             True,
             True,
-            "commit 1|store INTENT|fence|fill 1|store LENGTH 1|store PUBLISHED 1|store CHECKSUM 1|fence|store LATEST",
+            "commit 1|fence|store INTENT|fence|fill 1|store LENGTH 1|store PUBLISHED 1|store CHECKSUM 1|fence|store LATEST",
         ),
     ],
 )
