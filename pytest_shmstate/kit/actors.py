@@ -189,7 +189,6 @@ class Run:
         self.cells = Cells(model, len(names), shared.numbers)
         self.actors = [Actor(self, number, name) for number, name in enumerate(names)]
         self.is_quiet = True
-        self._touched: Dict[int, int] = {}
         self._loading: Optional[int] = None
 
     def actor(self, name: str) -> Actor:
@@ -203,16 +202,12 @@ class Run:
 
     def is_private(self, cell: int, process: int) -> bool:
         """Whether nobody else ever touches a cell, so that nothing can come of stopping there. Raises NotPrivate."""
-        if self._touched.setdefault(cell, process) != process:
+        if self.shared.touched.setdefault(cell, process) != process and cell not in self.shared.everybodys:
             self.shared.everybodys.add(cell)
             if cell in self.shared.private:
                 self.shared.private.discard(cell)
                 raise NotPrivate(cell)
         return cell in self.shared.private
-
-    def find_private(self) -> None:
-        """Take the cells that one process alone has touched in this run to be its own, until another does."""
-        self.shared.private = set(self._touched) - self.shared.everybodys
 
     def begin(self, programs: Sequence[Callable[[], None]]) -> None:
         """Start them all, each up to its first access."""
@@ -288,11 +283,18 @@ class Shared:
     def __init__(self) -> None:
         self.numbers: Dict[Cell, int] = {}
         self.memories: Dict[Hashable, int] = {}
+        self.touched: Dict[int, int] = {}
         self.private: Set[int] = set()
         self.everybodys: Set[int] = set()
         #: What some values are called, in reports.
         self.called: Dict[Any, str] = {}
+        #: Whatever the stand-ins need not look up in each run.
+        self.tables: Dict[Hashable, Any] = {}
         self._names: List[str] = []
+
+    def find_private(self) -> None:
+        """Take the cells that one process alone has touched so far to be its own, until another does."""
+        self.private = set(self.touched) - self.everybodys
 
     def name_of(self, number: int) -> str:
         """What a cell is called."""

@@ -13,6 +13,7 @@ The certificate says what was done: how many schedules, whether to the end or up
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Callable, Dict, Hashable, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -22,6 +23,7 @@ from pytest_shmstate.kit.models import Model
 
 #: How many schedules are run at most, unless told.
 BUDGET = 1_000_000
+_SCOUTS = 100
 
 
 class Play(ABC):
@@ -231,15 +233,17 @@ class _Search:
         self._failure: Optional[Failure] = None
 
     def scout(self) -> None:
-        """Run one schedule, to see which cells may be private."""
-        stage = _Stage(self._scenario, self._model, self._shared)
-        while stage.sentence is None:
-            choices = stage.choices()
-            if not choices:
-                break
-            stage.step(choices[0])
-        stage.run.find_private()
-        stage.run.end()
+        """Run some schedules, drawn and always the same, to see which cells may be private."""
+        draw = random.Random(0)  # noqa: S311
+        for _ in range(_SCOUTS):
+            stage = _Stage(self._scenario, self._model, self._shared)
+            while stage.sentence is None:
+                choices = stage.choices()
+                if not choices:
+                    break
+                stage.step(draw.choice(choices))
+            stage.run.end()
+        self._shared.find_private()
 
     def certificate(self) -> Certificate:
         """Do it, and tell what was done."""

@@ -50,7 +50,7 @@ class Cells:
     def __init__(self, model: Model, processes: int, numbers: Dict[Cell, int]) -> None:
         self._model = model
         self._numbers = numbers
-        self._now: List[Any] = []
+        self._now: List[Any] = [0] * len(numbers)
         self._waiting: List[_Waiting] = [[] for _ in range(processes)]
         #: Of each process: what it may still load from a cell, oldest first, the last being what is there now. Cells
         #: that are not listed hold for it what is there now.
@@ -59,8 +59,8 @@ class Cells:
     def number(self, cell: Cell) -> int:
         """The number of a cell, by which the others of its methods call it."""
         number = self._numbers.setdefault(cell, len(self._numbers))
-        if number >= len(self._now):
-            self._now.extend([0] * (number + 1 - len(self._now)))
+        if number == len(self._now):
+            self._now.append(0)
         return number
 
     def put(self, cell: int, value: Any) -> None:

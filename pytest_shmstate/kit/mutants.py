@@ -1,17 +1,14 @@
-"""The catalogue of mutants: what may go wrong with each invariant of protocol.py and ownership.py, done on purpose.
+"""Mutants of the protocol, which the explorer has to kill: what may go wrong with each invariant, done on purpose.
 
-Each names the engine that has to kill it, and the scenario in which it does. What survives is a hole in the kit. Those of
-the protocol are here; those of what the kernel is asked for are in lifetime_mutants.py.
+Each names the invariant that it breaks, and the scenario in which that has to be found. One that survives is a hole in
+the kit.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Tuple
 
-from pytest_shmstate.kit.explorer import Scenario
-from pytest_shmstate.kit.models import BUFFERED, REORDERING, SEQUENTIAL, Model
 from pytest_shmstate.kit.mutation import Edit
-from pytest_shmstate.kit.scenarios import Code, Sleepers, States
 
 W1 = "words[intent_at] = version  # W1"
 W3 = "words[latest_at] = version  # W3"
@@ -19,63 +16,6 @@ R4_QUICK, R4_FULL = "these[intent_at] - version < slots", "return intent - versi
 S1 = "title.prepare(layout, Content(version, payload, published, checksum, words[HEARTBEAT], words[wake_at]))  # S1"
 S2, S3 = "words[intent_at] = RETIRED  # S2", "title.take_name()  # S3"
 _AHEAD = "ahead[:] = [steps.words[slot.length] for slot in steps.layout.where]"
-
-Build = Callable[[Code], Scenario]
-
-
-class Stage(NamedTuple):
-    """A scenario of the explorer, and the memory that it plays on."""
-
-    model: Model
-    build: Build
-
-
-#: The scenarios that mutants are hunted in. On the production code each of them passes.
-STAGES: Dict[str, Stage] = {
-    "one writer": Stage(SEQUENTIAL, lambda code: States(slots=2, publishes=(3,), reads=1, code=code)),
-    "one writer, K = 4": Stage(SEQUENTIAL, lambda code: States(slots=4, publishes=(3,), reads=2, code=code)),
-    "one writer, versions told": Stage(
-        SEQUENTIAL, lambda code: States(slots=2, publishes=(2,), before=1, reads=1, read="snapshot", code=code)
-    ),
-    "a kill and an heir": Stage(
-        SEQUENTIAL, lambda code: States(slots=2, publishes=(1, 1), before=1, reads=1, code=code)
-    ),
-    "a move": Stage(SEQUENTIAL, lambda code: States(slots=2, publishes=(3,), growing=((0, 1),), reads=2, code=code)),
-    "a move, versions told": Stage(
-        SEQUENTIAL, lambda code: States(slots=2, publishes=(3,), growing=((0, 1),), read="snapshot", reads=1, code=code)
-    ),
-    "a move, and a reader that comes": Stage(
-        SEQUENTIAL,
-        lambda code: States(
-            slots=2, publishes=(1,), before=1, growing=((0, 0),), readers=2, reads=1, late=True, code=code
-        ),
-    ),
-    "a kill, and an heir that moves": Stage(
-        SEQUENTIAL,
-        lambda code: States(
-            slots=2, publishes=(2, 1), before=1, growing=((1, 0),), read="snapshot", reads=1, tries=2, code=code
-        ),
-    ),
-    "writers in turns": Stage(
-        SEQUENTIAL,
-        lambda code: States(slots=2, publishes=(1, 1), shared=True, read="snapshot", reads=1, code=code),
-    ),
-    "writers in turns, and a move": Stage(
-        SEQUENTIAL,
-        lambda code: States(
-            slots=2, publishes=(1, 1), shared=True, growing=((0, 0),), read="snapshot", reads=1, code=code
-        ),
-    ),
-    "sleepers": Stage(SEQUENTIAL, lambda code: Sleepers(slots=2, publishes=(2,), code=code)),
-    "sleepers, and a move": Stage(
-        SEQUENTIAL, lambda code: Sleepers(slots=2, publishes=(2,), growing=((0, 1),), code=code)
-    ),
-    "store buffers": Stage(BUFFERED, lambda code: States(slots=2, publishes=(2,), before=1, reads=1, code=code)),
-    "reordering": Stage(
-        REORDERING,
-        lambda code: States(slots=2, publishes=(2,), before=1, reads=1, weak=True, pieces=1, tries=2, code=code),
-    ),
-}
 
 
 class Mutant(NamedTuple):
@@ -95,7 +35,7 @@ def _reader(old: str, new: str, times: int = 1) -> Edit:
     return Edit("reading", old, new, times)
 
 
-EXPLORED: Dict[str, Mutant] = {
+MUTANTS: Dict[str, Mutant] = {
     "r4-one-too-many": Mutant(
         "R4 allows the version that is being overwritten",
         "I2",
@@ -183,8 +123,8 @@ EXPLORED: Dict[str, Mutant] = {
             _reader("where[version % slots]", "where[(version - version % 2) % slots]", 2),
         ),
     ),
-    "one-word-of-32-bits": Mutant(
-        "versions wrap around: R4 compares two bits of them",
+    "versions-wrap": Mutant(
+        "versions wrap around: R4 compares their last bits",
         "I2",
         "one writer",
         (

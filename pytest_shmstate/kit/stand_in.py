@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from functools import partial
-from typing import Any, Callable, Dict, Hashable, List, Optional, Tuple
+from typing import Any, Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 
 from pytest_shmstate.kit.actors import Actor
 from shmstate.layout import (
@@ -67,13 +67,14 @@ class World:
         """Have the words of a new segment be what its header says, with one state in it or none."""
         layout = self.layouts[segment]
         header = memoryview(pack_header(layout, Identity(0, 0, 0), content)).cast("Q")
-        put, number = actor.run.cells.put, actor.run.cells.number
-        for index in names_of(layout):
-            put(number(word_of(segment, layout, index)), header[index])
+        put = actor.run.cells.put
+        words, pieces = _table(actor, segment, layout)
+        for index, (cell, _, _) in words.items():
+            put(cell, header[index])
         if content is not None:
             start = layout.where[content.version % layout.slots].start
             for at in range(0, len(content.payload), PIECE):
-                put(number(piece_at(segment, layout, start + at)), _number_of(content.payload, at))
+                put(pieces[start + at][0], _number_of(content.payload, at))
 
     def add(self, layout: Layout) -> int:
         """The number of a new segment."""
@@ -186,11 +187,7 @@ def piece_at(segment: int, layout: Layout, at: int) -> str:
 class _Words:
     def __init__(self, segment: Segment) -> None:
         self._actor, self._attempts = segment.actor, segment.attempts
-        number = self._actor.run.cells.number
-        self._cells = {}
-        for index in names_of(segment.layout):
-            name = word_of(segment.number, segment.layout, index)
-            self._cells[index] = (number(name), f"load {name}", f"store {name}")
+        self._cells: Dict[int, Tuple[int, str, str]] = _table(segment.actor, segment.number, segment.layout)[0]
 
     def __getitem__(self, index: int) -> int:
         cell, label, _ = self._cells[index]
@@ -210,23 +207,39 @@ class _Words:
 
 class _Data:
     def __init__(self, segment: Segment) -> None:
-        self._segment, self._actor, self._down = segment, segment.actor, segment.world.down
+        self._actor, self._down = segment.actor, segment.world.down
+        self._cells: Dict[int, Tuple[int, str, str]] = _table(segment.actor, segment.number, segment.layout)[1]
 
     def __getitem__(self, part: slice) -> bytes:
-        copied = {at: self._actor.load(cell, f"copy {name}") for at, cell, name in self._pieces(part)}
+        copied = {}
+        for at in self._pieces(part):
+            cell, label, _ = self._cells[at]
+            copied[at] = self._actor.load(cell, label)
         return b"".join(piece_of(copied[at]) for at in sorted(copied))
 
     def __setitem__(self, part: slice, payload: Any) -> None:
-        for at, cell, name in self._pieces(part):
-            self._actor.store(cell, _number_of(payload, at - part.start), f"fill {name}")
+        for at in self._pieces(part):
+            cell, _, label = self._cells[at]
+            self._actor.store(cell, _number_of(payload, at - part.start), label)
 
-    def _pieces(self, part: slice) -> List[Tuple[int, int, str]]:
-        number, segment = self._actor.run.cells.number, self._segment
-        pieces = []
-        for at in range(part.start, part.stop, PIECE):
-            name = piece_at(segment.number, segment.layout, at)
-            pieces.append((at, number(name), name))
+    def _pieces(self, part: slice) -> Sequence[int]:
+        pieces = range(part.start, part.stop, PIECE)
         return pieces[::-1] if self._down else pieces
+
+
+def _table(actor: Actor, segment: int, layout: Layout) -> Tuple[Dict[int, Tuple[int, str, str]], ...]:
+    """The cells of a segment's words by their index, and of its pieces by their place; and what accesses are called."""
+    tables, number = actor.run.shared.tables, actor.run.cells.number
+    if (segment, layout) not in tables:
+        words = {index: word_of(segment, layout, index) for index in names_of(layout)}
+        places = range(PAGE, layout.size, PIECE)
+        pieces = {at: piece_at(segment, layout, at) for at in places}
+        tables[segment, layout] = (
+            {index: (number(name), f"load {name}", f"store {name}") for index, name in words.items()},
+            {at: (number(name), f"copy {name}", f"fill {name}") for at, name in pieces.items()},
+        )
+    found: Tuple[Dict[int, Tuple[int, str, str]], ...] = tables[segment, layout]
+    return found
 
 
 def _nothing() -> None:
