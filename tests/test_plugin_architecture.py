@@ -21,7 +21,7 @@ TOOLS = (
     ("verdict", "watch", "aftermath"),
     ("check", "sweep"),
     ("kit",),
-    ("__main__",),
+    ("recheck", "__main__"),
 )
 #: What pytest loads.
 WIRING = (

@@ -12,11 +12,14 @@ class MyAdapter(Adapter):
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any, Optional, Tuple, Type
 
 import shmstate
+from shmstate import ownership
+from shmstate.layout import NEW_PREFIX, SHM_DIR
 
 
 class Adapter(ABC):
@@ -116,5 +119,9 @@ class ShmstateAdapter(Adapter):
         handle.close()
 
     def remove(self, name: str) -> None:
-        """Removes what dead writers left under the name."""
+        """Removes what dead writers left under the name, and what they had not given a name yet."""
         shmstate.reclaim(name)
+        for file in os.listdir(SHM_DIR):
+            if file.startswith(NEW_PREFIX) and not ownership.maker_is_alive(file):
+                with suppress(OSError):
+                    ownership.remove_if_dead(os.path.join(SHM_DIR, file), None)

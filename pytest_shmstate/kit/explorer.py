@@ -19,7 +19,9 @@ from collections import Counter
 from typing import Callable, Dict, Hashable, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from pytest_shmstate.kit.actors import GO, KILL, Choice, NotPrivate, Run, Shared, Step, Violation
+from pytest_shmstate.kit.columns import Row, columns
 from pytest_shmstate.kit.models import Model
+from pytest_shmstate.kit.verdict import OK, UNKNOWN, VIOLATED
 
 #: How many schedules are run at most, unless told.
 BUDGET = 1_000_000
@@ -65,11 +67,12 @@ class Scenario(ABC):
 
 
 class Failure(NamedTuple):
-    """A schedule under which the property does not hold."""
+    """A schedule under which the property does not hold. ``table``: its steps, a column a process."""
 
     sentence: str
     schedule: Tuple[Choice, ...]
     steps: Tuple[Step, ...]
+    table: str
 
     @property
     def switches(self) -> int:
@@ -95,8 +98,8 @@ class Certificate(NamedTuple):
     def outcome(self) -> str:
         """OK, VIOLATED or UNKNOWN: not to the end, or nothing was met that could have gone wrong."""
         if self.failure is not None:
-            return "VIOLATED"
-        return "OK" if self.is_complete and not self.unmet else "UNKNOWN"
+            return VIOLATED
+        return OK if self.is_complete and not self.unmet else UNKNOWN
 
     def __str__(self) -> str:
         how = (
@@ -116,7 +119,7 @@ class Certificate(NamedTuple):
             f"  met: {met}" + (f"; NEVER MET: {', '.join(self.unmet)}" if self.unmet else ""),
         ]
         if self.failure is not None:
-            lines.append(f"  {self.failure.sentence}")
+            lines += ["", self.failure.table, "", f"  {self.failure.sentence}"]
         return "\n".join(lines)
 
 
@@ -289,11 +292,19 @@ class _Search:
                 node, last = _Node(node, choice), choice.process
                 failed = stage.step(choice)
             if failed:
-                self._failure = Failure(stage.sentence or "", tuple(_choices_to(node)), tuple(stage.steps))
+                schedule, steps = tuple(_choices_to(node)), tuple(stage.steps)
+                self._failure = Failure(stage.sentence or "", schedule, steps, self._table(steps))
         finally:
             self._deepest = max(self._deepest, len(stage.steps))
             self._met.update(stage.play.met)
             stage.run.end()
+
+    def _table(self, steps: Sequence[Step]) -> str:
+        rows = [
+            Row(step.process, "", "KILLED here") if step.kind == KILL else Row(step.process, self._shared.text_of(step))
+            for step in steps
+        ]
+        return columns(rows, [name for name in self._scenario.processes if any(row.process == name for row in rows)])
 
     def _within_bounds(self, stage: _Stage, last: Optional[int], preempted: int) -> List[Tuple[Choice, int]]:
         """The choices, those first that go on with who went on last, each with the preemptions that it comes to."""

@@ -10,9 +10,9 @@ from pytest_shmstate.kit.explorer import hunt
 from pytest_shmstate.kit.mutants import MUTANTS
 from pytest_shmstate.kit.mutation import Edit, mutated
 from pytest_shmstate.kit.scenarios import Code
+from pytest_shmstate.kit.verdict import VIOLATED
 from shmstate import publishing, reading
 
-VIOLATED = "VIOLATED"
 _BUDGET = 100_000
 
 
@@ -30,6 +30,11 @@ class Kill(NamedTuple):
     steps: int
     switches: int
     sentence: str
+
+    def __str__(self) -> str:
+        ended = f"killed by {self.engine}" if self.outcome == VIOLATED else f"SURVIVES {self.engine} ({self.outcome})"
+        effort = f"{self.schedules:,} schedules, {self.seconds:.1f} s, {self.steps} steps, {self.switches} switches"
+        return f"{self.mutant:34} {self.guards:3} {ended} in {self.where}: {effort}"
 
 
 def code_of(edits: Sequence[Edit]) -> Tuple[Callable[..., Any], Callable[..., Any]]:
@@ -59,12 +64,39 @@ def explore_mutant(name: str) -> Kill:
     )
 
 
-def explore_mutants() -> Iterator[Kill]:
-    """All of them, one after the other."""
-    for name in MUTANTS:
+#: All mutants, in the order of the catalogue.
+NAMES: Tuple[str, ...] = tuple(MUTANTS)
+
+
+def hunt_all(names: Sequence[str] = NAMES) -> Iterator[Kill]:
+    """Hunt them one after the other, each with the engine that has to kill it."""
+    for name in names:
         yield explore_mutant(name)
 
 
 def survivors(kills: Sequence[Kill]) -> List[str]:
     """Those that nobody killed."""
     return [kill.mutant for kill in kills if kill.outcome != VIOLATED]
+
+
+def markdown(kills: Sequence[Kill]) -> str:
+    """The table for docs/mutants.md."""
+    lines = [
+        "| mutant | what is wrong | breaks | killed by | in | schedules | seconds | steps | switches | what was seen |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kill in kills:
+        cells = [
+            f"`{kill.mutant}`",
+            kill.about,
+            kill.guards,
+            kill.engine if kill.outcome == VIOLATED else "**nobody**",
+            kill.where,
+            f"{kill.schedules:,}",
+            f"{kill.seconds:.1f}",
+            str(kill.steps),
+            str(kill.switches),
+            kill.sentence.replace("|", "\\|").split("\n")[0][:100],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -11,41 +11,22 @@ only the highest version matters. Which of them hold depends on the memory:
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from typing import Callable, Dict, Hashable, List, Optional, Sequence
+from typing import Any, Callable, Dict, Hashable, List, Optional
 
 from pytest_shmstate.kit.actors import Actor, Run, Violation
 from pytest_shmstate.kit.explorer import Play
-from pytest_shmstate.kit.stand_in import PIECE, World, piece_of
-
-
-def payload_of(number: int, pieces: int = 2, larger: bool = False) -> bytes:
-    """What is published as ``number``: each piece says which it is; every other tenant of a slot is a piece longer."""
-    return piece_of(number) * (pieces + number // 2 % 2 + 3 * larger)
-
-
-def number_in(payload: bytes, pieces: int = 2) -> int:
-    """Which number a payload is. Raises Violation if it is none, whole."""
-    found = [int.from_bytes(payload[at : at + 8], sys.byteorder) for at in range(0, len(payload), PIECE)]
-    if not found:
-        raise Violation("a read returned no bytes at all, and nothing so short was published")
-    if len(set(found)) > 1:
-        raise Violation(f"a read returned a torn state: its pieces are of states {', '.join(map(str, found))}")
-    if payload not in (payload_of(found[0], pieces), payload_of(found[0], pieces, larger=True)):
-        raise Violation(f"a read returned {len(found)} pieces of state {found[0]}, which has another length")
-    return found[0]
 
 
 class Register(Play):
     """Judges reads and publishes of one state by what was done before.
 
     Each state has a number, which its pieces say; a writer alone gives them in order. ``by_version``: writers take turns,
-    and the versions that they are told, as readers are, say in what order they did.
+    and the versions that they are told, as readers are, say in what order they did. ``world`` is what the kernel knows: it
+    has a ``key()``, and is told with ``mourn()`` whose locks are to go.
     """
 
-    def __init__(self, run: Run, world: World, *, pieces: int = 2, by_version: bool = False) -> None:
-        self.pieces = pieces
+    def __init__(self, run: Run, world: Any, *, by_version: bool = False) -> None:
         self.by_version = by_version
         self.met: Counter[str] = Counter()
         self.programs: List[Callable[[], None]] = []
@@ -101,6 +82,10 @@ class Register(Play):
         self._undrained[actor.number] = place
         self.note_drained()
 
+    def took_effect(self, place: int) -> None:
+        """So much was published before anybody else came."""
+        self._acked = max(self._acked, place)
+
     def publishing(self, actor: Actor, number: int) -> None:
         """A publish is about to begin."""
         self.begins(actor)
@@ -112,16 +97,17 @@ class Register(Play):
         actor.note_before()
         self._floors.pop(actor.name)
 
-    def read(self, actor: Actor, payload: Optional[bytes], version: Optional[int]) -> None:
-        """A read has returned, or found that nothing is published."""
+    def read(self, actor: Actor, number: int, version: Optional[int] = None) -> None:
+        """A read has returned the state ``number``, and the version if it is told; 0: that nothing is published."""
         actor.note_before()
         floor, begun = self._floors.pop(actor.name), self._begun_at[actor.name]
         self.met["reads"] += 1
         self.met["reads that a publish overlapped"] += self.begun > begun or self.begun > self._acked
-        number = 0 if payload is None else number_in(payload, self.pieces)
         told = version or 0 if self.by_version else number
-        if version is not None and payload is not None:
+        if version is not None and number:
             self._record(version, number)
+        if told > self.begun and not self.by_version:
+            raise Violation(f"{actor.name} read {told}, which nobody had begun to publish")
         if told < floor:
             raise Violation(f"{actor.name} read {told}, though {floor} was there before it began")
         self._seen = max(self._seen, told)
@@ -130,13 +116,3 @@ class Register(Play):
     def _record(self, version: int, number: int) -> None:
         if self._published.setdefault(version, number) != number:
             raise Violation(f"state {number} goes as version {version}, which state {self._published[version]} went as")
-
-
-def one_after_another(operations: Sequence[Callable[[], None]]) -> Callable[[], None]:
-    """A program of several operations."""
-
-    def program() -> None:
-        for operation in operations:
-            operation()
-
-    return program

@@ -7,8 +7,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from pytest_shmstate.kit.actors import Actor, Run
 from pytest_shmstate.kit.explorer import Scenario
-from pytest_shmstate.kit.register import Register, payload_of
-from pytest_shmstate.kit.stand_in import CALLED, Owner, Visitor, World, shape
+from pytest_shmstate.kit.register import Register
+from pytest_shmstate.kit.stand_in import CALLED, Owner, Visitor, World, number_in, payload_of, shape
 from shmstate import publishing, reading
 from shmstate.errors import NotPublished, ReadTimeout
 
@@ -25,15 +25,15 @@ class Code(NamedTuple):
 PRODUCTION = Code()
 
 #: What a reader does: returns the payload, and the version if it is told.
-Read = Callable[[reading.Reading], Tuple[Optional[bytes], Optional[int]]]
+Read = Callable[[reading.Reading], Tuple[bytes, Optional[int]]]
 
 
-def read_bytes(reader: reading.Reading) -> Tuple[Optional[bytes], Optional[int]]:
+def read_bytes(reader: reading.Reading) -> Tuple[bytes, Optional[int]]:
     """The quick way."""
     return reader.read_bytes(), None
 
 
-def snapshot(reader: reading.Reading) -> Tuple[Optional[bytes], Optional[int]]:
+def snapshot(reader: reading.Reading) -> Tuple[bytes, Optional[int]]:
     """The way that tells the version."""
     payload, version, _ = reader.snapshot()
     return payload, version
@@ -106,7 +106,7 @@ class States(Scenario):
         world = World(shape(self._slots, checksum=self._checksum), weak=self._weak, down=self._down)
         first = run.actors[0]
         world.lay_out(first, 0, None)
-        play = Register(run, world, pieces=self._pieces, by_version=self._shared)
+        play = Register(run, world, by_version=self._shared)
         owners: List[Any] = []
         for number, times in enumerate(self._publishes):
             actor = run.actors[number]
@@ -120,6 +120,7 @@ class States(Scenario):
         for number in range(1, self._before + 1):
             owners[0](payload_of(number, self._pieces))
         play.begun = self._before
+        play.took_effect(self._before)
         for number in range(self._readers):
             actor = run.actors[len(self._publishes) + number]
             attach = partial(self._attach, world, actor)
@@ -169,9 +170,9 @@ class States(Scenario):
                 visitor.attempts.begin(turn)
                 try:
                     payload, version = self._read(reader)
-                    play.read(actor, payload, version)
+                    play.read(actor, number_in(payload, self._pieces), version)
                 except NotPublished:
-                    play.read(actor, None, None)
+                    play.read(actor, 0)
                 except ReadTimeout:
                     play.gave_up(actor)
                 play.met["retries"] += reader.retries() - retries

@@ -11,10 +11,11 @@ System calls are steps of their own, and fence. They are done at once: the kerne
 from __future__ import annotations
 
 import struct
+import sys
 from functools import partial
 from typing import Any, Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 
-from pytest_shmstate.kit.actors import Actor
+from pytest_shmstate.kit.actors import Actor, Violation
 from shmstate.layout import (
     HEARTBEAT,
     INTENT,
@@ -49,6 +50,23 @@ def piece_of(number: int) -> bytes:
     if number not in _PIECES:
         _PIECES[number] = struct.pack("=Q", number) * (PIECE // 8)
     return _PIECES[number]
+
+
+def payload_of(number: int, pieces: int = 2, larger: bool = False) -> bytes:
+    """What is published as ``number``: each piece says which it is; every other tenant of a slot is a piece longer."""
+    return piece_of(number) * (pieces + number // 2 % 2 + 3 * larger)
+
+
+def number_in(payload: bytes, pieces: int = 2) -> int:
+    """Which number a payload is. Raises Violation if it is none, whole."""
+    found = [int.from_bytes(payload[at : at + 8], sys.byteorder) for at in range(0, len(payload), PIECE)]
+    if not found:
+        raise Violation("a read returned no bytes at all, and nothing so short was published")
+    if len(set(found)) > 1:
+        raise Violation(f"a read returned a torn state: its pieces are of states {', '.join(map(str, found))}")
+    if payload not in (payload_of(found[0], pieces), payload_of(found[0], pieces, larger=True)):
+        raise Violation(f"a read returned {len(found)} pieces of state {found[0]}, which has another length")
+    return found[0]
 
 
 class World:
