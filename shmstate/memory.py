@@ -60,6 +60,7 @@ class Segment:
     __slots__ = (
         "__weakref__",
         "_at_close",
+        "_kept",
         "_map",
         "clock",
         "data",
@@ -86,6 +87,7 @@ class Segment:
         self.give_way: Callable[[], object] = os.sched_yield
         #: A descriptor of the file, for who takes locks on it; see ``keep``.
         self.fd = -1
+        self._kept: Optional[weakref.finalize[Any, Any]] = None
         try:
             self._map: Optional[mmap.mmap] = map_shared(fd, layout.size, writable)
         except OSError as error:
@@ -144,14 +146,16 @@ class Segment:
                 os.close(fd)
 
     def keep(self, fd: int) -> None:
-        """Keep a copy of the descriptor that was mapped until ``close()``, or ``drop()``."""
+        """Keep a copy of the descriptor that was mapped until ``close()``, or ``drop()``, or nobody has the segment."""
         self.fd = os.dup(fd)
+        self._kept = weakref.finalize(self, os.close, self.fd)
+        self._kept.atexit = False
 
     def drop(self) -> None:
         """Close the descriptor that was kept. Idempotent."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if self._kept is not None:
+            self._kept()
+        self.fd, self._kept = -1, None
 
     def sign(self, identity: Identity) -> None:
         """Store who owns the segment from now on."""

@@ -102,7 +102,11 @@ def join(name: str, shared: bool) -> Optional[memory.Segment]:
             return None
         found, _ = memory.read_header(fd, name)
         segment = _mapped(fd, name, found, shared)
-        segment.sign(own_identity())
+        try:
+            segment.sign(own_identity())
+        except BaseException:
+            segment.close()
+            raise
         return segment
     finally:
         os.close(fd)
@@ -114,9 +118,13 @@ def _kind(shared: bool) -> int:
 
 def _mapped(fd: int, name: str, layout: Layout, shared: bool) -> memory.Segment:
     segment = memory.Segment(fd, name, layout, writable=True)
-    if shared:
-        segment.keep(fd)
-        turns.appear(fd)
+    try:
+        if shared:
+            segment.keep(fd)
+            turns.appear(fd)
+    except BaseException:
+        segment.close()
+        raise
     return segment
 
 
