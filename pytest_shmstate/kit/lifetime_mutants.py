@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, NamedTuple, Tuple
 
+from pytest_shmstate.kit.mutants import MUTANTS
 from pytest_shmstate.kit.mutation import Edit
 
 
@@ -137,4 +138,40 @@ LIFETIME: Dict[str, LifetimeMutant] = {
             ),
         ),
     ),
+    "descriptor-is-kept": LifetimeMutant(
+        "a writer that shares a state, and whose making is cut short, keeps its descriptor",
+        "O6",
+        "matrix: create, shared",
+        (
+            Edit(
+                "ownership",
+                "            turns.appear(fd)\n    except BaseException:\n        segment.close()\n        raise",
+                "            turns.appear(fd)\n    finally:\n        pass",
+            ),
+            Edit(
+                "memory",
+                "self._kept = weakref.finalize(self, os.close, self.fd)",
+                "self._kept = weakref.finalize(os, os.close, self.fd)",
+            ),
+        ),
+    ),
+    "move-is-forgotten": LifetimeMutant(
+        "a move that an exception ends is forgotten, and how far it came",
+        "S3",
+        "matrix: a move",
+        (Edit("publishing", "        if moving:\n            settle()\n            return False\n", ""),),
+    ),
 }
+
+#: Mutants of the protocol that the other engines have to find too.
+_IN_PROCESSES = ("r4-skipped", "w1-dropped", "w3-before-the-payload", "one-slot", "length-after-latest")
+_AT_FULL_SPEED = ("r4-skipped", "w1-dropped", "w3-before-the-payload")
+
+
+def _again(name: str, how: str, hunt: str) -> Tuple[str, LifetimeMutant]:
+    mutant = MUTANTS[name]
+    return f"{name}, {how}", LifetimeMutant(mutant.about, mutant.guards, hunt, mutant.edits)
+
+
+LIFETIME.update(_again(name, "in processes", "machine") for name in _IN_PROCESSES)
+LIFETIME.update(_again(name, "at full speed", "stress") for name in _AT_FULL_SPEED)

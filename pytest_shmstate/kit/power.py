@@ -7,17 +7,24 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from pytest_shmstate.kit import explored
 from pytest_shmstate.kit.explorer import hunt
-from pytest_shmstate.kit.mutants import MUTANTS
-from pytest_shmstate.kit.mutation import Edit, mutated
+from pytest_shmstate.kit.lifetime_mutants import LIFETIME, LifetimeMutant
+from pytest_shmstate.kit.mutants import MUTANTS, Mutant
+from pytest_shmstate.kit.mutation import Edit, Install, mutated
 from pytest_shmstate.kit.scenarios import Code
-from pytest_shmstate.kit.verdict import VIOLATED
+from pytest_shmstate.kit.stepped_hunts import HUNTS
+from pytest_shmstate.kit.verdict import OK, VIOLATED
 from shmstate import publishing, reading
 
 _BUDGET = 100_000
+_SURVIVES = "survives"
 
 
 class Kill(NamedTuple):
-    """What an engine made of a mutant. ``steps`` and ``switches``: of the schedule under which it fails."""
+    """What an engine made of a mutant.
+
+    ``steps``: of the schedule under which it fails, accesses in the explorer and turns of several accesses in the stepper
+    (of its machine and its scripts). ``switches``: how often another process goes on.
+    """
 
     mutant: str
     about: str
@@ -26,10 +33,10 @@ class Kill(NamedTuple):
     where: str
     outcome: str
     schedules: int
-    seconds: float
-    steps: int
-    switches: int
-    sentence: str
+    seconds: float = 0.0
+    steps: int = 0
+    switches: int = 0
+    sentence: str = _SURVIVES
 
     def __str__(self) -> str:
         ended = f"killed by {self.engine}" if self.outcome == VIOLATED else f"SURVIVES {self.engine} ({self.outcome})"
@@ -42,36 +49,41 @@ def code_of(edits: Sequence[Edit]) -> Tuple[Callable[..., Any], Callable[..., An
     return mutated(publishing, edits).open_publishing, mutated(reading, edits).open_reading
 
 
-def explore_mutant(name: str) -> Kill:
-    """Hunt one in the scenario that has to find it, with as few preemptions as will do."""
-    mutant = MUTANTS[name]
-    stage = explored.QUICK[mutant.stage]
+def hunt_mutant(name: str, *, shrink: bool = False) -> Kill:
+    """Hunt one with the engine that has to kill it. ``shrink``: look for the least schedule, which takes longer."""
     began = time.perf_counter()
+    kill = _explore(name, MUTANTS[name]) if name in MUTANTS else _step(name, LIFETIME[name], shrink)
+    return kill._replace(seconds=time.perf_counter() - began)
+
+
+def _explore(name: str, mutant: Mutant) -> Kill:
+    stage = explored.QUICK[mutant.stage]
     certificate = hunt(stage.build(Code(*code_of(mutant.edits))), stage.model, budget=_BUDGET)
+    where = f"{mutant.stage} ({stage.model.title.split()[0]})"
+    kill = Kill(name, mutant.about, mutant.guards, "explorer", where, certificate.outcome, certificate.schedules)
     failure = certificate.failure
-    return Kill(
-        name,
-        mutant.about,
-        mutant.guards,
-        "explorer",
-        f"{mutant.stage} ({stage.model.title.split()[0]})",
-        certificate.outcome,
-        certificate.schedules,
-        time.perf_counter() - began,
-        len(failure.steps) if failure else 0,
-        failure.switches if failure else 0,
-        failure.sentence if failure else "survives",
-    )
+    if failure is None:
+        return kill
+    return kill._replace(steps=len(failure.steps), switches=failure.switches, sentence=failure.sentence)
 
 
-#: All mutants, in the order of the catalogue.
-NAMES: Tuple[str, ...] = tuple(MUTANTS)
+def _step(name: str, mutant: LifetimeMutant, shrink: bool) -> Kill:
+    found = HUNTS[mutant.hunt](Install(mutant.edits), shrink)
+    outcome = VIOLATED if found.report else OK
+    sentence = found.report.split("\n", maxsplit=1)[0] or _SURVIVES
+    engine = "stress" if mutant.hunt == "stress" else "stepper"
+    kill = Kill(name, mutant.about, mutant.guards, engine, mutant.hunt, outcome, found.schedules)
+    return kill._replace(steps=found.turns, sentence=sentence)
 
 
-def hunt_all(names: Sequence[str] = NAMES) -> Iterator[Kill]:
-    """Hunt them one after the other, each with the engine that has to kill it."""
+#: All mutants, in the order of the catalogues.
+NAMES: Tuple[str, ...] = (*MUTANTS, *LIFETIME)
+
+
+def hunt_all(names: Sequence[str] = NAMES, *, shrink: bool = True) -> Iterator[Kill]:
+    """Hunt them one after the other."""
     for name in names:
-        yield explore_mutant(name)
+        yield hunt_mutant(name, shrink=shrink)
 
 
 def survivors(kills: Sequence[Kill]) -> List[str]:

@@ -8,15 +8,22 @@ script    one schedule, written down: what takes two owners, or an outsider, and
 from __future__ import annotations
 
 import os
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from collections import Counter
+from typing import Any, Callable, Dict, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Counter as Counted
 
+from hypothesis import Phase
 from hypothesis import settings as Settings  # noqa: N812 - a class
 
 from pytest_shmstate.kit.adapter import ShmstateAdapter
 from pytest_shmstate.kit.crashes import Sizes, crash_matrix
 from pytest_shmstate.kit.machines import run_machine
+from pytest_shmstate.kit.mutation import Edit, Install, mutated
 from pytest_shmstate.kit.process import Process, Raised
 from pytest_shmstate.kit.stepper import Stepper, Violated
+from pytest_shmstate.kit.stress import stress
+from pytest_shmstate.kit.verdict import VIOLATED
+from shmstate import publishing, reading
 
 Prepare = Optional[Callable[[], object]]
 _GROWING = Sizes(made_for=4096, published=24, larger=9000)
@@ -25,20 +32,27 @@ _EXAMPLES = 150
 
 
 class Found(NamedTuple):
-    """How a hunt ended: in how many schedules, and with what report, empty if nothing was wrong."""
+    """How a hunt ended: in how many schedules, with what report (empty if nothing was wrong), in how many turns.
+
+    At full speed there are no schedules; reads are counted then.
+    """
 
     schedules: int
     report: str
     turns: int
 
 
-Hunt = Callable[[Prepare], Found]
+class Hunt(Protocol):
+    """Looks for what is wrong with the mutant that ``prepare`` installs; with ``shrink``, for the least of it."""
+
+    def __call__(self, prepare: Prepare, shrink: bool = False) -> Found:
+        """Do it."""
 
 
 def matrix(operations: Sequence[str], kinds: Sequence[str], **options: Any) -> Hunt:
     """Disturb a writer at these operations in these ways."""
 
-    def hunt(prepare: Prepare) -> Found:
+    def hunt(prepare: Prepare, shrink: bool = False) -> Found:  # noqa: ARG001
         with Stepper(ShmstateAdapter(slots=2, **options), prepare=prepare) as stepper:
             cells = crash_matrix(stepper, operations=operations, kinds=kinds, sizes=_GROWING).cells
         failed = [cell for cell in cells if cell.failure]
@@ -52,14 +66,19 @@ def matrix(operations: Sequence[str], kinds: Sequence[str], **options: Any) -> H
 def machine(*, sizes: Sequence[int] = (16, 24, 40), **options: Any) -> Hunt:
     """Have Hypothesis draw, always the same."""
 
-    def hunt(prepare: Prepare) -> Found:
-        settings = Settings(max_examples=_EXAMPLES, derandomize=True, database=None, report_multiple_bugs=False)
+    def hunt(prepare: Prepare, shrink: bool = False) -> Found:
+        phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
+        settings = Settings(
+            max_examples=_EXAMPLES, derandomize=True, database=None, report_multiple_bugs=False, phases=phases
+        )
+        met: Counted[str] = Counter()
+        report, turns = "", 0
         try:
             adapter = ShmstateAdapter(slots=2, **options)
-            run_machine(adapter, settings=settings, prepare=prepare, size=4096, sizes=sizes)
+            run_machine(adapter, settings=settings, prepare=prepare, met=met, size=_GROWING.made_for, sizes=sizes)
         except Violated as violated:
-            return Found(_EXAMPLES, str(violated), len(violated.turns))
-        return Found(_EXAMPLES, "", 0)
+            report, turns = str(violated), len(violated.turns)
+        return Found(met["examples"], report, turns)
 
     return hunt
 
@@ -67,7 +86,7 @@ def machine(*, sizes: Sequence[int] = (16, 24, 40), **options: Any) -> Hunt:
 def script(play: Callable[[Stepper], None], **options: Any) -> Hunt:
     """Play it once."""
 
-    def hunt(prepare: Prepare) -> Found:
+    def hunt(prepare: Prepare, shrink: bool = False) -> Found:  # noqa: ARG001
         with Stepper(ShmstateAdapter(slots=2, **options), prepare=prepare) as stepper:
             try:
                 play(stepper)
@@ -78,6 +97,42 @@ def script(play: Callable[[Stepper], None], **options: Any) -> Hunt:
             except Violated as violated:
                 return Found(1, str(violated), len(violated.turns))
         return Found(1, "", 0)
+
+    return hunt
+
+
+class MutantAdapter(ShmstateAdapter):
+    """shmstate, with its steps mutated in whatever process uses it."""
+
+    def __init__(self, edits: Sequence[Edit], **options: Any) -> None:
+        super().__init__(**options)
+        self.edits = tuple(edits)
+
+    def create(self, name: str, size: int) -> Any:
+        """A mutant's StateWriter."""
+        self._mutate()
+        return super().create(name, size)
+
+    def attach(self, name: str) -> Any:
+        """A mutant's StateReader."""
+        self._mutate()
+        return super().attach(name)
+
+    def _mutate(self) -> None:
+        edits, self.edits = self.edits, ()
+        if edits:
+            publishing.open_publishing = mutated(publishing, edits).open_publishing
+            reading.open_reading = mutated(reading, edits).open_reading
+
+
+def at_full_speed(seconds: float) -> Hunt:
+    """Stress it, for so long at most."""
+
+    def hunt(prepare: Prepare, shrink: bool = False) -> Found:  # noqa: ARG001
+        edits = prepare.edits if isinstance(prepare, Install) else ()
+        result = stress(MutantAdapter(edits, slots=2), seconds=seconds, seed=1)
+        reads = result.met.get("reads", 0)
+        return Found(reads, str(result) if result.verdict.outcome == VIOLATED else "", 0)
 
     return hunt
 
@@ -173,12 +228,14 @@ def _read_anew(stepper: Stepper) -> None:
 
 HUNTS: Dict[str, Hunt] = {
     "matrix: create": matrix(["first create", "take over"], ["kill", "throw"]),
+    "matrix: create, shared": matrix(["first create", "take over"], ["throw"], shared=True),
     "matrix: publish": matrix(["publish"], ["kill", "stop"]),
     "matrix: publish, shared": matrix(["publish"], ["stop"], shared=True),
     "matrix: a move": matrix(["growing publish"], ["kill", "throw"]),
     "machine": machine(),
     "machine: moves": machine(sizes=(24, 9000)),
     "machine: shared": machine(shared=True),
+    "stress": at_full_speed(4.0),
     "a second owner": script(a_second_owner),
     "an heir that comes too late": script(an_heir_that_comes_too_late),
     "an owner whose name was taken": script(an_owner_whose_name_was_taken),

@@ -1,11 +1,10 @@
-"""shmstate's protocol, explored: every schedule of small scenarios passes, and every mutant is found in one of them."""
+"""shmstate's protocol, explored: every schedule of small scenarios passes."""
 
 from __future__ import annotations
 
 import pytest
 
 from pytest_shmstate.kit import explored, power
-from pytest_shmstate.kit.mutants import MUTANTS
 from pytest_shmstate.kit.scenarios import Code
 
 
@@ -13,7 +12,7 @@ from pytest_shmstate.kit.scenarios import Code
 def test_every_schedule_passes(name: str) -> None:
     certificate = explored.certify(explored.QUICK[name])
 
-    assert certificate.outcome == "OK", certificate
+    assert certificate.outcome == "OK", f"{certificate}\nagain: python -m pytest_shmstate.kit explore {name!r}"
 
 
 @pytest.mark.thorough
@@ -23,14 +22,7 @@ def test_every_schedule_of_larger_scenarios_passes(name: str) -> None:
     certificate = explored.certify(explored.THOROUGH[name])
 
     print(certificate)
-    assert certificate.outcome == "OK", certificate
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_is_found_by_the_explorer(name: str) -> None:
-    kill = power.explore_mutant(name)
-
-    assert kill.outcome == "VIOLATED", kill
+    assert certificate.outcome == "OK", f"{certificate}\nagain: python -m pytest_shmstate.kit explore {name!r}"
 
 
 def test_what_is_no_mutant_is_not_found() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Tuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytest_shmstate.kit.models import BUFFERED, MODELS, REORDERING, SEQUENTIAL, Model
@@ -125,6 +125,7 @@ def test_the_explorer_finds_every_outcome_and_no_other(programs: List[Program], 
     assert explored(programs, model) == interpreted(programs, model)
 
 
+@settings(max_examples=settings.default.max_examples // 4 if settings.default else 25)
 @given(programs=programs, model=st.sampled_from(MODELS))
 def test_fewer_preemptions_find_nothing_else(programs: List[Program], model: Model) -> None:
     everything = explored(programs, model)

@@ -1,0 +1,296 @@
+"""All engines on one structure: what a test calls, and what ``python -m pytest_shmstate.kit check`` prints.
+
+def test_my_structure():
+    check(MyAdapter()).require()
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from hypothesis import Phase
+from hypothesis import settings as Settings  # noqa: N812 - a class
+from hypothesis.errors import Flaky
+
+from pytest_shmstate.kit import again
+from pytest_shmstate.kit.adapted import Adapted, OutOfReach
+from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
+from pytest_shmstate.kit.explored import QUICK, certify
+from pytest_shmstate.kit.explorer import Certificate, explore, replay
+from pytest_shmstate.kit.history import Path
+from pytest_shmstate.kit.machines import DISTURBANCES, run_machine
+from pytest_shmstate.kit.models import SEQUENTIAL
+from pytest_shmstate.kit.nursery import StepperFailed
+from pytest_shmstate.kit.schedules import Diverged, to_text
+from pytest_shmstate.kit.shorten import shortened
+from pytest_shmstate.kit.stepper import Stepper, Violated
+from pytest_shmstate.kit.stress import stress
+from pytest_shmstate.kit.verdict import OK, UNKNOWN, VIOLATED
+
+ENGINES = ("explorer", "stepper", "stress")
+#: Schedules of one scenario and one bound on preemptions, and how many preemptions must have been gone through.
+_BUDGET, _LEAST = 20_000, 2
+#: Steps in which an operation ends while all others stand still.
+_BOUND = 200
+#: Turns of one example.
+_TURNS = 30
+#: What a structure is not asked for that does not survive the death of its writer: an exception is one, half-way.
+_DEADLY = ("throw",)
+_HAND_OVER = "hand over"
+
+
+class Finding(NamedTuple):
+    """What one engine has to say of one scenario. ``told``: in full, with the schedule if there is one."""
+
+    engine: str
+    scenario: str
+    outcome: str
+    seconds: float
+    told: str
+
+    def __str__(self) -> str:
+        return f"---- {self.engine}: {self.outcome}, {self.seconds:.1f} s\n{self.told}\n"
+
+
+class Broken(AssertionError):
+    """The structure is not what it promises to be, or that could not be shown. The text is the report."""
+
+
+class Report(NamedTuple):
+    """What all engines found."""
+
+    title: str
+    findings: Sequence[Finding]
+
+    @property
+    def outcome(self) -> str:
+        """VIOLATED if anything was; otherwise UNKNOWN if anything was, or nothing was done; otherwise OK."""
+        outcomes = {finding.outcome for finding in self.findings}
+        if VIOLATED in outcomes:
+            return VIOLATED
+        return UNKNOWN if UNKNOWN in outcomes or not outcomes else OK
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        ended: Dict[str, List[str]] = {}
+        for finding in self.findings:
+            ended.setdefault(finding.engine, []).append(finding.outcome)
+        by_engine = ", ".join(
+            f"{engine} {next(outcome for outcome in (VIOLATED, UNKNOWN, OK) if outcome in outcomes)}"
+            for engine, outcomes in ended.items()
+        )
+        return f"{self.title}: {self.outcome} ({by_engine})"
+
+    def require(self) -> None:
+        """Raises Broken unless it is OK."""
+        if self.outcome != OK:
+            raise Broken(f"\n{self}")
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.findings), self.summary])
+
+
+def check(
+    adapter: Adapter,
+    *,
+    engines: Sequence[str] = ENGINES,
+    examples: int = 100,
+    seconds: float = 5.0,
+    by_line: Sequence[str] = (),
+    waits_for_writers: bool = False,
+    folder: Optional[Path] = None,
+    note: Optional[Callable[[Finding], object]] = None,
+) -> Report:
+    """Look for a schedule under which a structure breaks: explore, step through, and stress it.
+
+    ``examples``  of the stepper, each a schedule of some dozen turns in real processes
+    ``seconds``   of stress
+    ``by_line``   modules that hand ``shm.buf`` to C, which the stepper then takes line by line
+    ``waits_for_writers``  reads may wait for a writer that stands still; without it that is a violation
+    ``folder``    where stress saves a history that is wrong; by default a new one in the temporary directory
+    ``note``      called with each finding as it comes
+
+    An engine stops at the first thing that it finds. A structure is asked for what its adapter says that it can do: a
+    writer is killed, or interrupted by an exception, if it ``survives_death``; it hands over if it does, or if
+    ``hand_over`` is defined; it is resized if ``resize`` is. Raises ValueError for engines that there are not, and for
+    an adapter that other processes cannot have.
+    """
+    _refuse_what_cannot_be(adapter, engines)
+    found: List[Finding] = []
+    ways: Dict[str, Callable[[], Iterator[Finding]]] = {
+        "explorer": lambda: _explore(adapter, waits_for_writers),
+        "stepper": lambda: _step(adapter, examples, tuple(by_line), waits_for_writers),
+        "stress": lambda: _stress(adapter, seconds, folder),
+    }
+    for engine in engines:
+        for finding in ways[engine]():
+            found.append(finding)
+            if note is not None:
+                note(finding)
+            if finding.outcome == VIOLATED:
+                break
+    return Report(adapter.title, tuple(found))
+
+
+def _refuse_what_cannot_be(adapter: Adapter, engines: Sequence[str]) -> None:
+    unknown = [engine for engine in engines if engine not in ENGINES]
+    if unknown or not engines:
+        raise ValueError(f"engines={tuple(engines)}: {', '.join(unknown) or 'nothing'} is none of {', '.join(ENGINES)}")
+    if set(engines) == {"explorer"}:
+        return
+    kind = type(adapter)
+    if kind.__module__ == "__main__":
+        raise ValueError(
+            f"{kind.__name__} is defined in the program that runs, from where other processes cannot import it: put it into"
+            " a module of its own"
+        )
+    try:
+        pickle.dumps(adapter)
+    except Exception as error:
+        raise ValueError(
+            f"{kind.__name__} cannot be pickled ({type(error).__name__}: {error}): each process gets an adapter of its own,"
+            " which holds no handle"
+        ) from error
+
+
+def _can_hand_over(adapter: Adapter) -> bool:
+    return adapter.survives_death or type(adapter).hand_over is not Adapter.hand_over
+
+
+# ---- the explorer
+
+
+def _explore(adapter: Adapter, waits: bool) -> Iterator[Finding]:
+    if isinstance(adapter, ShmstateAdapter):
+        for stage in QUICK.values():
+            began = time.perf_counter()
+            certificate = certify(stage)
+            took = time.perf_counter() - began
+            yield Finding("explorer", certificate.scenario, certificate.outcome, took, str(certificate))
+        return
+    for name, scenario in again.scenarios(adapter, waits).items():
+        began = time.perf_counter()
+        try:
+            with scenario.in_place():
+                outcome, told = _certified(name, scenario)
+        except OutOfReach as why:
+            outcome, told = UNKNOWN, f"{scenario.title}: {UNKNOWN}\n  {why}"
+        yield Finding("explorer", scenario.title, outcome, time.perf_counter() - began, told)
+        if scenario.out_of_reach:
+            return
+
+
+def _certified(name: str, scenario: Adapted) -> Tuple[str, str]:
+    certificate, further = _hunted(scenario)
+    outcome, told = certificate.outcome, f"{certificate}{further}"
+    failure = certificate.failure
+    if failure is None:
+        return outcome, told
+    if scenario.out_of_reach:
+        return UNKNOWN, f"{scenario.title}: {UNKNOWN}\n  {scenario.out_of_reach}"
+    if replay(scenario, SEQUENTIAL, failure.schedule)[1] != failure.sentence or "cannot go on" in failure.sentence:
+        return UNKNOWN, (
+            f"{scenario.title}: {UNKNOWN}\n  the same steps do not lead to the same twice, so it cannot be explored: it"
+            " depends on random numbers, or on something that it keeps from one schedule to the next"
+        )
+    return outcome, f"{told}\n  replay: again.replay(adapter, {again.to_text(name, failure.schedule)!r})"
+
+
+def _hunted(scenario: Adapted) -> Tuple[Certificate, str]:
+    """What fails is told with as few preemptions as it takes; what does not, without a bound if there is time for that."""
+
+    def go(preemptions: Optional[int]) -> Certificate:
+        return explore(scenario, SEQUENTIAL, preemptions=preemptions, budget=_BUDGET)
+
+    best: Optional[Certificate] = None
+    for preemptions, fewer in ((1, (0,)), (2, ()), (None, (3, 4)), (3, ()), (4, ())):
+        certificate = go(preemptions)
+        if certificate.failure is not None:
+            certificates = [*(found for found in map(go, fewer) if found.failure is not None), certificate]
+            return certificates[0], ""
+        if certificate.is_complete and preemptions is None:
+            return certificate, ""
+        if certificate.is_complete:
+            best = certificate
+        elif preemptions is not None:
+            break
+    if best is None or (best.preemptions or 0) < _LEAST:
+        return certificate, ""
+    return best, f"\n  more preemptions: not all within {_BUDGET:,} schedules; none of those that were run failed"
+
+
+# ---- the stepper
+
+
+def _step(adapter: Adapter, examples: int, by_line: Sequence[str], waits: bool) -> Iterator[Finding]:
+    began = time.perf_counter()
+    try:
+        with Stepper(adapter, by_line=by_line) as stepper:
+            outcome, told = _stepped(adapter, stepper, examples, waits)
+    except StepperFailed as error:
+        outcome, told = UNKNOWN, str(error)
+    if outcome == VIOLATED and by_line:
+        told += f"\n  (with by_line={list(by_line)})"
+    yield Finding("stepper", f"{examples} examples", outcome, time.perf_counter() - began, told)
+
+
+def _stepped(adapter: Adapter, stepper: Stepper, examples: int, waits: bool) -> Tuple[str, str]:
+    spared = [] if adapter.survives_death else [*_DEADLY]
+    spared += [] if _can_hand_over(adapter) else [_HAND_OVER]
+    # What it draws is found again by its schedule, and shortened by shorten.py.
+    how = Settings(
+        max_examples=examples,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        stateful_step_count=_TURNS,
+    )
+    try:
+        met = run_machine(
+            adapter,
+            stepper=stepper,
+            settings=how,
+            bound=_BOUND,
+            disturbances=[what for what in DISTURBANCES if what not in spared],
+            waits_for_writers=waits,
+        )
+    except Violated as violated:
+        return _found(stepper, violated, waits)
+    except Flaky as error:
+        inner = [one for one in getattr(error, "exceptions", ()) if isinstance(one, Violated)]
+        if inner:
+            return _found(stepper, inner[0], waits)
+        return UNKNOWN, f"the same turns did not lead to the same twice: {error}"
+    told = f"{examples} examples; met: " + ", ".join(f"{what} {times}" for what, times in sorted(met.items()) if times)
+    if not met["reads that met a publish"]:
+        return UNKNOWN, f"{told}; no read met a publish, so nothing was shown"
+    return OK, told
+
+
+def _found(stepper: Stepper, violated: Violated, waits: bool) -> Tuple[str, str]:
+    if waits and any(turn.outcome == "hang" for turn in violated.turns):
+        return (
+            UNKNOWN,
+            f"{violated}\n  It waited where there is no gate, in a lock of C: leave such a structure to stress",
+        )
+    violated = shortened(stepper, violated, bound=_BOUND, waits_for_writers=waits)
+    told = str(violated)
+    try:
+        stepper.replay(to_text(violated.turns))
+    except Diverged as diverged:
+        told += f"\n  Taken again, it went another way: {diverged}"
+    except Violated:
+        pass
+    return VIOLATED, told
+
+
+# ---- stress
+
+
+def _stress(adapter: Adapter, seconds: float, folder: Optional[Path]) -> Iterator[Finding]:
+    began = time.perf_counter()
+    result = stress(adapter, seconds=seconds, handovers=int(_can_hand_over(adapter)), folder=folder)
+    yield Finding("stress", f"{seconds:g} s", result.verdict.outcome, time.perf_counter() - began, str(result))

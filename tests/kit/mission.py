@@ -1,0 +1,301 @@
+"""Shared memory as one writes it the first time: two buffers and a flag, a sequence number, a name with ``_v2``.
+
+The structures stand here as they are taught, with what the text leaves open filled in the obvious way. All of them are
+wrong, and test_mission.py shows how. ``Ring`` is one that is right, in as many lines. What is not under test is right in
+all of them: who attaches closes, and ``remove`` removes what is there.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import shared_memory
+from typing import Any, List, Optional, Tuple
+
+from pytest_shmstate.kit.adapter import Adapter
+
+#: [0:4] size, [4:8] sequence number, [8:] data.
+HEAD = 8
+
+
+def write_to_shared_memory(shm: shared_memory.SharedMemory, data: bytes, sequence: int) -> None:
+    size = len(data)
+    shm.buf[0:4] = size.to_bytes(4, "little")
+    shm.buf[4:8] = sequence.to_bytes(4, "little")
+    shm.buf[8 : 8 + size] = data
+
+
+def read_data(shm: shared_memory.SharedMemory) -> bytes:
+    size = int.from_bytes(shm.buf[0:4], "little")
+    return bytes(shm.buf[8 : 8 + size])
+
+
+def read_sequence(shm: shared_memory.SharedMemory) -> int:
+    return int.from_bytes(shm.buf[4:8], "little")
+
+
+class Single:
+    """One buffer, which the writer writes over."""
+
+    blocks = ("a",)
+
+    def __init__(self, name: str, size: int) -> None:
+        self.all = [shared_memory.SharedMemory(name=f"{name}_{block}", create=True, size=size) for block in self.blocks]
+        self.sequence = 0
+
+    @classmethod
+    def attached(cls, name: str) -> Single:
+        made = cls.__new__(cls)
+        made.all = [shared_memory.SharedMemory(name=f"{name}_{block}") for block in cls.blocks]
+        return made
+
+    def active_buffer(self) -> shared_memory.SharedMemory:
+        return self.all[0]
+
+    def write(self, data: bytes) -> None:
+        self.sequence += 1
+        write_to_shared_memory(self.all[0], data, self.sequence)
+
+    def read(self) -> bytes:
+        return read_data(self.active_buffer())
+
+    def close(self) -> None:
+        for shm in self.all:
+            shm.close()
+
+
+class DoubleBuffer(Single):
+    """Two buffers, and a byte that says which of them is active."""
+
+    blocks = ("a", "b", "active")
+
+    def __init__(self, name: str, size: int) -> None:
+        self.all = []
+        for block, room in zip(self.blocks, (size, size, 1)):
+            self.all.append(shared_memory.SharedMemory(name=f"{name}_{block}", create=True, size=room))
+        self.active.buf[0] = 0  # Start with buffer A
+        self.sequence = 0
+
+    @property
+    def active(self) -> shared_memory.SharedMemory:
+        return self.all[2]
+
+    def write(self, data: bytes) -> None:
+        """Write to inactive buffer, then swap."""
+        current = self.active.buf[0]
+        inactive_buffer = self.all[1] if current == 0 else self.all[0]
+        self.sequence += 1
+        write_to_shared_memory(inactive_buffer, data, self.sequence)
+        # Atomic swap (single byte write is atomic)
+        self.active.buf[0] = 1 - current
+
+    def active_buffer(self) -> shared_memory.SharedMemory:
+        current = self.active.buf[0]
+        return self.all[0] if current == 0 else self.all[1]
+
+
+class Inconsistent(ValueError):
+    """Could not get consistent read."""
+
+
+def read_with_retry(buffer: Single, max_retries: int = 3) -> bytes:
+    for _ in range(max_retries):
+        seq1 = read_sequence(buffer.active_buffer())
+        data = read_data(buffer.active_buffer())
+        seq2 = read_sequence(buffer.active_buffer())
+        if seq1 == seq2:
+            return data  # Consistent read
+    raise Inconsistent("Could not get consistent read")
+
+
+def resize_buffer(old_buffer: shared_memory.SharedMemory, new_size: int) -> shared_memory.SharedMemory:
+    """Create new buffer, copy data, delete old."""
+    new_buffer = shared_memory.SharedMemory(name=f"{old_buffer.name}_v2", create=True, size=new_size)
+    # Copy data from old to new
+    data_size = int.from_bytes(old_buffer.buf[0:4], "little")
+    new_buffer.buf[0 : data_size + 8] = old_buffer.buf[0 : data_size + 8]
+    # Clean up old buffer
+    old_buffer.close()
+    old_buffer.unlink()
+    return new_buffer
+
+
+# Adapters.
+
+
+class OfTheMission(Adapter):
+    """What all have in common. Nobody said what becomes of them when a writer dies: it is not asked of them."""
+
+    survives_death = False
+    kind: Any = DoubleBuffer
+
+    def create(self, name: str, size: int) -> Any:
+        return self.kind(name, HEAD + size)
+
+    def attach(self, name: str) -> Any:
+        return self.kind.attached(name)
+
+    def publish(self, writer: Any, payload: bytes) -> Optional[int]:
+        writer.write(payload)
+        return None
+
+    def read(self, reader: Any) -> Optional[bytes]:
+        return reader.read() or None
+
+    def close(self, handle: Any) -> None:
+        handle.close()
+
+    def remove(self, name: str) -> None:
+        for block in self.kind.blocks:
+            self.remove_block(f"{name}_{block}")
+
+    @staticmethod
+    def remove_block(name: str) -> None:
+        try:
+            shm = shared_memory.SharedMemory(name)
+        except FileNotFoundError:
+            return
+        shm.close()
+        shm.unlink()
+
+
+class Double(OfTheMission):
+    title = "DoubleBuffer"
+
+
+class DoubleWithRetry(OfTheMission):
+    title = "DoubleBuffer, read_with_retry"
+    refusals = (Inconsistent,)
+
+    def read(self, reader: Any) -> Optional[bytes]:
+        return read_with_retry(reader) or None
+
+
+class SingleWithRetry(DoubleWithRetry):
+    title = "one buffer, read_with_retry"
+    kind = Single
+
+
+class Resized(SingleWithRetry):
+    """``resize_buffer``; readers have the old name."""
+
+    title = "one buffer, resize_buffer"
+
+    def publish(self, writer: Any, payload: bytes) -> Optional[int]:
+        if self.can_be_written(writer):
+            super().publish(writer, payload)
+        return None
+
+    def can_be_written(self, writer: Any) -> bool:
+        return True
+
+    def resize(self, writer: Any, size: int) -> None:
+        writer.all[0] = resize_buffer(writer.all[0], HEAD + size)
+
+    def remove(self, name: str) -> None:
+        for versions in range(8):
+            self.remove_block(f"{name}_a{'_v2' * versions}")
+
+
+class LookedUp(Resized):
+    """Indirect naming: the current name stands in a block of its own, and a reader looks it up before each read."""
+
+    title = "one buffer, resize_buffer, a lookup"
+    ROOM_OF_A_NAME = 200
+
+    def create(self, name: str, size: int) -> Any:
+        made = super().create(name, size)
+        made.lookup = shared_memory.SharedMemory(f"{name}_lookup", create=True, size=self.ROOM_OF_A_NAME)
+        self.say(made)
+        return made
+
+    def say(self, writer: Any) -> None:
+        write_to_shared_memory(writer.lookup, writer.all[0].name.encode(), 0)
+
+    def resize(self, writer: Any, size: int) -> None:
+        super().resize(writer, size)
+        self.say(writer)
+
+    def attach(self, name: str) -> Any:
+        return shared_memory.SharedMemory(f"{name}_lookup")
+
+    def read(self, reader: Any) -> Optional[bytes]:
+        made = Single.__new__(Single)
+        made.all = [shared_memory.SharedMemory(read_data(reader).decode())]
+        try:
+            return read_with_retry(made) or None
+        finally:
+            made.close()
+
+    def close(self, handle: Any) -> None:
+        if isinstance(handle, Single):
+            handle.lookup.close()  # type: ignore[attr-defined]
+        handle.close()
+
+    def remove(self, name: str) -> None:
+        super().remove(name)
+        self.remove_block(f"{name}_lookup")
+
+
+# And one that is right.
+
+
+class Words:
+    """Slots for states, and in front of them words that are only ever loaded and stored whole.
+
+    word 0  INTENT   the version that is being written     word 2 + n  how long the state in slot n is
+    word 1  LATEST   the newest version that is whole
+    """
+
+    SLOTS = 4
+    INTENT, LATEST, LENGTHS = 0, 1, 2
+    blocks = ("ring",)
+
+    def __init__(self, name: str, size: Optional[int] = None) -> None:
+        room = 8 * (self.LENGTHS + self.SLOTS)
+        total = None if size is None else room + self.SLOTS * size
+        self.shm = shared_memory.SharedMemory(f"{name}_ring", create=total is not None, size=total or 0)
+        self.words = self.shm.buf[:room].cast("Q")
+        self.slots: List[Tuple[int, int]] = []
+        self.room = room
+
+    def slot(self, version: int) -> int:
+        return self.room + version % self.SLOTS * ((self.shm.size - self.room) // self.SLOTS)
+
+    def write(self, data: bytes) -> int:
+        version = self.words[self.LATEST] + 1
+        self.words[self.INTENT] = version  # before the slot is touched
+        self.words[self.LENGTHS + version % self.SLOTS] = len(data)
+        start = self.slot(version)
+        self.shm.buf[start : start + len(data)] = data
+        self.words[self.LATEST] = version  # when all of it is there
+        return version
+
+    def read(self) -> bytes:
+        while True:
+            version = self.words[self.LATEST]
+            start, length = self.slot(version), self.words[self.LENGTHS + version % self.SLOTS]
+            data = bytes(self.shm.buf[start : start + length])
+            if self.words[self.INTENT] - version < self.SLOTS:  # nobody has come round to this slot
+                return data
+
+    def close(self) -> None:
+        self.words.release()
+        self.shm.close()
+
+
+class Ring(OfTheMission):
+    title = "ring of four slots"
+    survives_death = True
+    kind = Words
+
+    def create(self, name: str, size: int) -> Any:
+        try:
+            return Words(name, size)
+        except FileExistsError:
+            return Words(name)
+
+    def attach(self, name: str) -> Any:
+        return Words(name)
+
+    def publish(self, writer: Any, payload: bytes) -> Optional[int]:
+        version: int = writer.write(payload)
+        return version
