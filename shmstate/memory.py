@@ -87,7 +87,7 @@ class Segment:
         self.give_way: Callable[[], object] = os.sched_yield
         #: A descriptor of the file, for who takes locks on it; see ``keep``.
         self.fd = -1
-        self._kept: Optional[weakref.finalize[Any, Any]] = None
+        self._kept: Optional[Callable[[], object]] = None
         try:
             self._map: Optional[mmap.mmap] = map_shared(fd, layout.size, writable)
         except OSError as error:
@@ -148,8 +148,8 @@ class Segment:
     def keep(self, fd: int) -> None:
         """Keep a copy of the descriptor that was mapped until ``close()``, or ``drop()``, or nobody has the segment."""
         self.fd = os.dup(fd)
-        self._kept = weakref.finalize(self, os.close, self.fd)
-        self._kept.atexit = False
+        self._kept = kept = weakref.finalize(self, os.close, self.fd)
+        kept.atexit = False
 
     def drop(self) -> None:
         """Close the descriptor that was kept. Idempotent."""

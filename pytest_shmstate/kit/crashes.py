@@ -23,7 +23,7 @@ from typing import Callable, Container, List, NamedTuple, Optional, Sequence, Tu
 
 from pytest_shmstate.kit.nursery import StepperFailed
 from pytest_shmstate.kit.process import At, Blocked, Done, Outcome, Process, Raised, StillRunning
-from pytest_shmstate.kit.stepper import Stepper, Violated
+from pytest_shmstate.kit.stepper import LEFT, Stepper, Violated
 
 KINDS = ("kill", "stop", "throw")
 #: What a writer is disturbed at; "growing publish" is one that does not fit, "take over" the create of a dead one's heir.
@@ -207,7 +207,7 @@ class _Trial:
             self._stepper.clear_up()
             return ", ".join(self._seen), str(failure)
         left = self._stepper.clear_up()
-        return ", ".join(self._seen), str(self._violated(f"left in /dev/shm: {', '.join(left)}")) if left else ""
+        return ", ".join(self._seen), str(self._violated(f"{LEFT}{', '.join(left)}")) if left else ""
 
     # ---- what is done
 

@@ -150,8 +150,8 @@ LIFETIME: Dict[str, LifetimeMutant] = {
             ),
             Edit(
                 "memory",
-                "self._kept = weakref.finalize(self, os.close, self.fd)",
-                "self._kept = weakref.finalize(os, os.close, self.fd)",
+                "self._kept = kept = weakref.finalize(self, os.close, self.fd)",
+                "self._kept = kept = weakref.finalize(os, os.close, self.fd)",
             ),
         ),
     ),

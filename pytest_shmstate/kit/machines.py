@@ -30,7 +30,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from pytest_shmstate.kit.adapter import Adapter
 from pytest_shmstate.kit.encounters import encounters, gates_passed
 from pytest_shmstate.kit.process import Done, Outcome, Process, Raised, StillRunning
-from pytest_shmstate.kit.stepper import Stepper
+from pytest_shmstate.kit.stepper import LEFT, Stepper
 
 #: Who takes part. Fixed: that one more would find more is not worth the examples that it takes.
 WRITERS = ("writer 1", "writer 2")
@@ -276,7 +276,7 @@ class Machine(RuleBasedStateMachine):
             has_failed, left = self.stepper.has_failed, self.stepper.clear_up()
         try:
             if left and not has_failed:
-                raise self.stepper.violated(f"left in /dev/shm: {', '.join(left)}")
+                raise self.stepper.violated(f"{LEFT}{', '.join(left)}")
         finally:
             if self.lent is None:
                 self.stepper.close()

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import types
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple, Optional, Sequence
 
 _PACKAGE = "shmstate"
 
@@ -55,10 +55,11 @@ def mutated(module: types.ModuleType, edits: Sequence[Edit]) -> types.ModuleType
     return copy
 
 
-class Install(NamedTuple):
+class Install:
     """Called in a process that has not imported shmstate yet: has it import the mutant. Can be pickled."""
 
-    edits: Tuple[Edit, ...]
+    def __init__(self, edits: Sequence[Edit]) -> None:
+        self.edits = tuple(edits)
 
     def __call__(self) -> None:
         """Raises RuntimeError if it is too late."""
@@ -94,11 +95,3 @@ class _Loader(importlib.machinery.SourceFileLoader):
         source = edited(fullname.rpartition(".")[2], self.get_source(fullname) or "", self._edits)
         code: types.CodeType = compile(source, self.path, "exec", dont_inherit=True)
         return code
-
-
-def modules_of(edits: Sequence[Edit]) -> Iterator[str]:
-    """Those that are changed, each once."""
-    seen: Dict[str, None] = {}
-    for edit in edits:
-        seen.setdefault(edit.module)
-    return iter(seen)

@@ -13,8 +13,8 @@ from typing import Any, List, NamedTuple, Sequence, Tuple, Union
 
 #: What a turn may be.
 BEGIN, GO, KILL, STOP, CONT, THROW = "begin", "go", "kill", "stop", "cont", "throw"
-#: Nobody's: what follows is judged by itself.
-ANEW = "anew"
+#: Nobody's: what follows is judged by itself; and what a schedule came to, at the end of one that is kept.
+ANEW, VIOLATED = "anew", "violated"
 _TEXT = "shmstate-schedule:"
 
 

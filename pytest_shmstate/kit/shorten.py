@@ -9,9 +9,14 @@ from __future__ import annotations
 import time
 from typing import List, Optional, Sequence
 
+from pytest_shmstate.kit.encounters import with_operations
 from pytest_shmstate.kit.nursery import StepperFailed
-from pytest_shmstate.kit.schedules import THROW, Turn
+from pytest_shmstate.kit.process import OF_WRITERS
+from pytest_shmstate.kit.schedules import BEGIN, THROW, Turn
 from pytest_shmstate.kit.stepper import Stepper, Violated
+
+#: What only a writer is at, or who becomes one.
+WRITING = ("create", *OF_WRITERS)
 
 
 def shortened(
@@ -53,6 +58,8 @@ def _taken(stepper: Stepper, turns: Sequence[Turn], bound: int, waits: bool) -> 
     stepper.reset()
     try:
         for turn in turns:
+            if not _may_begin(stepper, turn):
+                return None
             stepper.process(turn.process).take(turn.action, turn.arguments)
             sentence = _wrong_at_once(stepper, bound, waits)
             if sentence:
@@ -63,6 +70,16 @@ def _taken(stepper: Stepper, turns: Sequence[Turn], bound: int, waits: bool) -> 
     except StepperFailed:
         return None
     return None
+
+
+def _may_begin(stepper: Stepper, turn: Turn) -> bool:
+    """Nobody attaches to what was never created, nor creates while another writes: no structure is asked for that."""
+    what = turn.arguments[0] if turn.action == BEGIN else ""
+    if what == "attach":
+        return any(at == "create" and taken.outcome == "done" for at, taken in with_operations(stepper.turns))
+    others = [one for one in stepper.processes.values() if one.name != turn.process and one.is_alive]
+    writes = [one for one in others if one.has_writer or one.operation in WRITING]
+    return what != "create" or stepper.adapter.is_shared or not writes
 
 
 def _wrong_at_once(stepper: Stepper, bound: int, waits: bool) -> str:

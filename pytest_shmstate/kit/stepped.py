@@ -78,6 +78,8 @@ def main(descriptor: int) -> None:
         line.send(pickle.dumps(("failed", (), traceback.format_exc()[-MOST // 2 :])))
         return
     line.send(pickle.dumps(("ready", (), os.getpid())))
+    # Who gets an exception anywhere, as here, cannot always let go of all it has; that is told no better by __del__.
+    sys.unraisablehook = _say_nothing
     gc.disable()  # finalizers run where they are due, not where the collector happens to come by
     gc.collect()
     gc.freeze()
@@ -278,6 +280,10 @@ class Stepped:
                 self._adapter.close(handle)
         self._reader = self._writer = None
         gc.collect()
+
+
+def _say_nothing(_: object) -> None:
+    pass
 
 
 def _told(error: BaseException) -> str:

@@ -36,6 +36,8 @@ from pytest_shmstate.kit.tellings import table
 from pytest_shmstate.kit.verdict import Verdict
 
 _ROOT = "/dev/shm"
+#: How the sentence begins that says what nobody has removed.
+LEFT = "left in /dev/shm: "
 _numbers = count(1)
 
 
@@ -95,8 +97,7 @@ class Stepper:
         #: The processes of this run by name, in the order in which they were first asked for.
         self.processes: Dict[str, Process] = {}
         self.now = 0
-        #: A rule was broken in this run.
-        self.has_failed = False
+        self._sentence = ""
         self._version = 0
         self._line_began = 0
 
@@ -147,6 +148,11 @@ class Stepper:
         self._line_began = self.tick()
         self.note(Turn("", schedules.ANEW, (), (), schedules.ANEW, None))
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a rule was broken in this run."""
+        return bool(self._sentence)
+
     def verdict(self) -> Verdict:
         """What the history proves."""
         return check(self.history, shared=self.adapter.is_shared)
@@ -161,7 +167,7 @@ class Stepper:
 
     def violated(self, sentence: str) -> Violated:
         """What to raise when a rule is broken: the sentence, and all that led to it."""
-        self.has_failed = True
+        self._sentence = sentence
         return Violated(self.report(sentence), self.turns)
 
     def report(self, sentence: str) -> str:
@@ -171,26 +177,40 @@ class Stepper:
 
     def replay_line(self) -> str:
         """What takes this run's schedule again."""
-        return f"replay: Stepper(adapter).replay({schedules.to_text(self.turns)!r})"
+        return f"replay: Stepper(adapter).replay({schedules.to_text(self._kept())!r})"
 
     def save(self, path: Union[str, Path]) -> None:
         """Write the schedule to a file, for ``replay``."""
-        schedules.save(self.turns, path)
+        schedules.save(self._kept(), path)
+
+    def _kept(self) -> List[Turn]:
+        came_to = Turn("", schedules.VIOLATED, (), (), schedules.VIOLATED, self._sentence)
+        return self.turns + [came_to] * self.has_failed
 
     def replay(self, source: Union[str, Path, Sequence[Turn]]) -> Verdict:
         """Take a schedule again in a new run: turns, what ``replay_line`` says, or a file that ``save`` wrote.
 
-        Compares it gate by gate. Raises Diverged where it goes another way, and Violated, as it did, if it does.
+        Compares it gate by gate. Raises Diverged where it goes another way, and Violated if it breaks a rule: of turns
+        alone, one that a history shows; of what was kept of a run that failed, the one that it broke.
         """
         turns = schedules.load(source) if isinstance(source, (str, Path)) else list(source)
         self.reset()
         for number, turn in enumerate(turns, 1):
-            if turn.action == schedules.ANEW:
+            if turn.action == schedules.VIOLATED:
+                self._break_again(turn.told)
+            elif turn.action == schedules.ANEW:
                 self.begin_anew()
             else:
                 self.process(turn.process).take(turn.action, turn.arguments)
-            schedules.compare(number, turn, self.turns[number - 1])
+                schedules.compare(number, turn, self.turns[number - 1])
         return self.judge()
+
+    def _break_again(self, sentence: str) -> None:
+        self.judge()
+        # What no history shows: that somebody waits for ever, or failed. The turns show that, and were the same.
+        if sentence.startswith(LEFT) and not self.clear_up():
+            raise schedules.Diverged(f"diverged at the end: expected what was {sentence!r}, came nothing")
+        raise self.violated(sentence)
 
     # ---- the end
 

@@ -123,8 +123,14 @@ def test_a_structure_that_is_nearly_right_is_found(stepper: Stepper, twin: str) 
     phases = None if IS_THOROUGH else [Phase.generate]
     machine = seed(1)(machine_for(adapter, stepper=stepper, **options))
 
-    with pytest.raises(Violated, match=rule):
+    with pytest.raises(Violated, match=rule) as found:
         run(machine, quickly(300, **({"phases": phases} if phases else {})))
+
+    told = str(found.value)
+    stepper.reset(adapter)
+    with pytest.raises(Violated) as again:
+        stepper.replay(told.rpartition("Stepper(adapter).replay('")[2].rstrip("')"))
+    assert str(again.value) == told
 
 
 # ---- and told in few steps, the same every time

@@ -14,7 +14,7 @@ from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
 from pytest_shmstate.kit.nursery import StepperFailed
 from pytest_shmstate.kit.process import At, Blocked, Done, Process, Raised, StillRunning
 from pytest_shmstate.kit.schedules import Diverged, Turn, load, to_text
-from pytest_shmstate.kit.stepper import Stepper, Violated
+from pytest_shmstate.kit.stepper import LEFT, Stepper, Violated
 from tests.kit import preparations
 from tests.kit.broken_structures import Block, Refused, Ring, Seqlock
 from tests.kit.lines import Packed
@@ -318,6 +318,21 @@ def test_a_schedule_is_kept_in_a_file(stepper: Stepper, tmp_path: Path) -> None:
 
     assert load(tmp_path / "schedule.json") == stepper.turns == load(to_text(stepper.turns))
     assert stepper.replay(tmp_path / "schedule.json")
+
+
+def test_what_no_history_shows_is_replayed_too(stepper: Stepper) -> None:
+    stepper.reset(Leaves())
+    pair(stepper, 64)
+    error = stepper.violated(f"{LEFT}it")
+    line, told = stepper.replay_line(), str(error)
+    schedule = line.partition("replay(")[2].rstrip(")").strip("'")
+
+    with pytest.raises(Violated) as again:
+        stepper.replay(schedule)
+    assert str(again.value) == told
+    stepper.reset(Ring())
+    with pytest.raises(Diverged, match="came nothing"):
+        stepper.replay(schedule)
 
 
 def test_a_schedule_of_other_code_says_where_it_goes_another_way(stepper: Stepper) -> None:
