@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pytest_shmstate.kit import power
@@ -94,3 +97,12 @@ def test_a_survivor_is_named() -> None:
     table = power.markdown([killed, survivor]).splitlines()
     assert table[2] == r"| `one` | is wrong | I2 | explorer | here | 3 | 0.5 | 9 | 2 | it \| tore |"
     assert "| **nobody** |" in table[3]
+
+
+def test_the_page_lists_them_all() -> None:
+    page = (Path(__file__).parents[2] / "docs/mutants.md").read_text("utf-8")
+
+    listed = re.findall(r"^\| `([^`]+)` \| .*$", page, re.MULTILINE)
+
+    assert listed == list(power.NAMES)
+    assert "**nobody**" not in page
