@@ -13,6 +13,7 @@ import pytest
 
 import pytest_shmstate
 import shmstate
+from pytest_shmstate import kit
 from shmstate import errors
 
 #: The names that the README introduces. Taking one away breaks those who read it.
@@ -100,3 +101,21 @@ def test_importing_the_command_loads_no_extra() -> None:
 
 def test_an_extra_that_was_loaded_is_found() -> None:
     assert loaded_by("import shmstate, pytest") == ["pytest"]
+
+
+def test_the_kit_exports_what_it_says_in_whatever_order_it_is_asked() -> None:
+    # A submodule that is imported becomes an attribute of its package: none may have the name of something exported.
+    script = (
+        "from pytest_shmstate import kit\nfor name in kit.__all__ * 2: print(name, type(getattr(kit, name)).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, timeout=60)
+
+    told = done.stdout.decode().splitlines()
+
+    assert len(told) == 2 * len(kit.__all__) > 20
+    assert [line for line in told if line.endswith(" module")] == []
+    assert out_of_order(kit.__all__) == []
+
+
+def test_importing_the_kit_loads_no_extra() -> None:
+    assert loaded_by("import pytest_shmstate.kit") == ["pytest_shmstate"]
