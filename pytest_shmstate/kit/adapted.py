@@ -125,7 +125,16 @@ class Adapted(Scenario):
         if not held.all:
             self._let_go(held)
             raise OutOfReach(_NOT_OURS)
+        play.programs = [partial(self._performed, actor, program) for actor, program in zip(run.actors, play.programs)]
         return play
+
+    def _performed(self, actor: Actor, program: Callable[[], None]) -> None:
+        try:
+            program()
+        except Violation:
+            if not self._alone.has_stopped(actor):  # the schedule has not begun, and could not be told
+                actor.system_call("no access at all")
+            raise
 
     def _set_up(self, run: Run, play: Register) -> None:
         name, adapter = self._name, self._adapter
@@ -177,20 +186,20 @@ class Adapted(Scenario):
         return self._adapter.create(name, ROOM)
 
     def _write(self, play: Register, actor: Actor, open_writer: Callable[[], Any], times: int) -> None:
-        self._alone.operation[actor.name] = "create"
+        self._alone.begins(actor, "create")
         with self._reached(actor.name, "create"):
             writer = open_writer()
         is_larger = False
         for turn in range(times):
             if turn == self._resized:
-                self._alone.operation[actor.name] = "resize"
+                self._alone.begins(actor, "resize")
                 with self._reached(actor.name, "resize"):
                     self._adapter.resize(writer, ROOM * _LARGER)
                 is_larger = True
             number = play.begun + 1
             actor.observe(number)
             play.publishing(actor, number)
-            self._alone.operation[actor.name] = "publish"
+            self._alone.begins(actor, "publish")
             try:
                 with self._reached(actor.name, "publish"):
                     self._adapter.publish(writer, self._payload(number, is_larger))
@@ -200,11 +209,11 @@ class Adapted(Scenario):
                 play.published(actor, number, number)
 
     def _read_on(self, play: Register, actor: Actor, attach: Callable[[], Any]) -> None:
-        self._alone.operation[actor.name] = "attach"
+        self._alone.begins(actor, "attach")
         with self._reached(actor.name, "attach"):
             reader = attach()
-        self._alone.operation[actor.name] = "read"
         for _ in range(self._reads):
+            self._alone.begins(actor, "read")
             play.begins(actor)
             try:
                 with self._reached(actor.name, "read"):

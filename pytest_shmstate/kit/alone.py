@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Hashable, Optional
+from typing import Dict, Hashable, Optional, Set
 
 from greenlet import getcurrent, greenlet
 
@@ -12,17 +12,18 @@ from pytest_shmstate.kit.own_time import OwnTime
 
 #: Accesses after which an operation that nobody disturbs is believed never to end.
 BOUND = 200
-#: ... and after which one that may wait for a writer is believed to wait.
-_PATIENCE = 20
+_LOADS = ("load ", "copy ")
 
 
 class Alone:
     """Stops whoever is at work before each access; whoever only sets up is not stopped."""
 
     def __init__(self) -> None:
-        #: What each process is at.
-        self.operation: Dict[str, str] = {}
         self.time: Optional[OwnTime] = None
+        self._operation: Dict[str, str] = {}
+        self._has_stopped: Set[str] = set()
+        #: What the one at work has loaded since another moved, or it began, or stored something.
+        self._loaded: Set[str] = set()
         self._run: Optional[Run] = None
         self._waits = False
         self._last: Optional[Actor] = None
@@ -33,7 +34,9 @@ class Alone:
     def begin(self, run: Run, waits: bool) -> None:
         """Another schedule."""
         self._run, self._waits, self._last, self._times = run, waits, None, 0
-        self.operation.clear()
+        self._operation.clear()
+        self._has_stopped.clear()
+        self._loaded.clear()
         self._waiting.clear()
         self._known.clear()
         if self.time is not None:
@@ -44,23 +47,41 @@ class Alone:
         actor = self._actor_here()
         return "" if actor is None else actor.name
 
+    def begins(self, actor: Actor, operation: str) -> None:
+        """What a process is at from now on."""
+        self._operation[actor.name] = operation
+        if self._last is actor:
+            self._loaded.clear()
+
+    def has_stopped(self, actor: Actor) -> bool:
+        """Whether it has come to an access at all."""
+        return actor.name in self._has_stopped
+
     def stop(self, access: str, would_block: WouldBlock = None) -> None:  # noqa: ARG002
         """A gate. Raises Violation if there were too many in a row."""
         actor = self._actor_here()
         if actor is None or self._run is None or self._run.is_quiet:
             return
-        self._times = self._times + 1 if self._last is actor else 1
-        self._last = actor
-        if self._times > BOUND:
+        self._has_stopped.add(actor.name)
+        if self._last is actor and self._times >= BOUND:
             raise Violation(
-                f"liveness: {actor.name}: {self.operation[actor.name]} had not ended after {BOUND} accesses of its own,"
+                f"liveness: {actor.name}: {self._operation[actor.name]} had not ended after {BOUND} accesses of its own,"
                 " though nobody else moved meanwhile"
             )
-        if self._waits and self._times > _PATIENCE:
+        is_load = access.startswith(_LOADS)
+        if self._waits and is_load and self._last is actor and access in self._loaded:  # it would see what it saw
             self._waiting[actor.name] = True
             actor.system_call("wait for others", lambda: self._last is not actor or not self._others_move(actor))
             self._waiting[actor.name] = False
         actor.system_call(access)
+        if self._last is not actor:
+            self._last, self._times = actor, 0
+            self._loaded.clear()
+        self._times += 1
+        if is_load:
+            self._loaded.add(access)
+        else:
+            self._loaded.clear()
 
     def observe(self, seen: Hashable) -> None:
         """Something that was loaded."""

@@ -69,7 +69,7 @@ class Blocks:
 
     def label_of(self, name: str) -> str:
         """What gates call a block."""
-        label = label_of(f"/dev/shm/{name}", self._name)
+        label = label_of(f"/dev/shm/{name}", self._name) if self._name else None
         return name if label in (None, "draft") else str(label)
 
     def key(self) -> Hashable:

@@ -163,7 +163,8 @@ def line_tracer(gate: Gate, modules: Iterable[str]) -> Callable[..., Any]:
 
     def at_line(frame: Any, event: str, argument: object) -> Any:  # noqa: ARG001
         if event == "line":
-            gate(f"line {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
+            # One object for all that are equal: a pickle of thousands of them stays short.
+            gate(sys.intern(f"line {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"))
         return at_line
 
     return at_call

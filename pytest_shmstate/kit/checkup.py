@@ -15,25 +15,24 @@ from hypothesis import settings as Settings  # noqa: N812 - a class
 from hypothesis.errors import Flaky
 
 from pytest_shmstate.kit import again
-from pytest_shmstate.kit.adapted import Adapted, OutOfReach
 from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
+from pytest_shmstate.kit.again import replay, replay_line
 from pytest_shmstate.kit.explored import QUICK, certify
-from pytest_shmstate.kit.explorer import Certificate, explore, replay
 from pytest_shmstate.kit.history import Path
 from pytest_shmstate.kit.machines import DISTURBANCES, run_machine
-from pytest_shmstate.kit.models import SEQUENTIAL
 from pytest_shmstate.kit.nursery import StepperFailed
+from pytest_shmstate.kit.others import explored, scenarios
 from pytest_shmstate.kit.schedules import Diverged, to_text
-from pytest_shmstate.kit.shorten import shortened
+from pytest_shmstate.kit.shorten import bound_of, shortened, taken
 from pytest_shmstate.kit.stepper import Stepper, Violated
 from pytest_shmstate.kit.stress import stress
 from pytest_shmstate.kit.verdict import OK, UNKNOWN, VIOLATED
 
+__all__ = ["ENGINES", "Broken", "Finding", "Report", "check", "replay"]
+
 ENGINES = ("explorer", "stepper", "stress")
-#: Schedules of one scenario and one bound on preemptions, and how many preemptions must have been gone through.
-_BUDGET, _LEAST = 20_000, 2
-#: Steps in which an operation ends while all others stand still.
-_BOUND = 200
+#: Of one process under stress, at most: its log is judged in memory.
+_OPERATIONS, _OPERATIONS_PER_SECOND = 100_000, 20_000
 #: Turns of one example.
 _TURNS = 30
 #: What a structure is not asked for that does not survive the death of its writer: an exception is one, half-way.
@@ -171,55 +170,14 @@ def _explore(adapter: Adapter, waits: bool) -> Iterator[Finding]:
             took = time.perf_counter() - began
             yield Finding("explorer", certificate.scenario, certificate.outcome, took, str(certificate))
         return
-    for name, scenario in again.scenarios(adapter, waits).items():
+    for name, scenario in scenarios(adapter, waits).items():
         began = time.perf_counter()
-        try:
-            with scenario.in_place():
-                outcome, told = _certified(name, scenario)
-        except OutOfReach as why:
-            outcome, told = UNKNOWN, f"{scenario.title}: {UNKNOWN}\n  {why}"
+        outcome, told, schedule = explored(name, scenario)
+        if schedule:
+            told += f"\n{again.replay_line(schedule, (), waits)}"
         yield Finding("explorer", scenario.title, outcome, time.perf_counter() - began, told)
         if scenario.out_of_reach:
             return
-
-
-def _certified(name: str, scenario: Adapted) -> Tuple[str, str]:
-    certificate, further = _hunted(scenario)
-    outcome, told = certificate.outcome, f"{certificate}{further}"
-    failure = certificate.failure
-    if failure is None:
-        return outcome, told
-    if scenario.out_of_reach:
-        return UNKNOWN, f"{scenario.title}: {UNKNOWN}\n  {scenario.out_of_reach}"
-    if replay(scenario, SEQUENTIAL, failure.schedule)[1] != failure.sentence or "cannot go on" in failure.sentence:
-        return UNKNOWN, (
-            f"{scenario.title}: {UNKNOWN}\n  the same steps do not lead to the same twice, so it cannot be explored: it"
-            " depends on random numbers, or on something that it keeps from one schedule to the next"
-        )
-    return outcome, f"{told}\n  replay: again.replay(adapter, {again.to_text(name, failure.schedule)!r})"
-
-
-def _hunted(scenario: Adapted) -> Tuple[Certificate, str]:
-    """What fails is told with as few preemptions as it takes; what does not, without a bound if there is time for that."""
-
-    def go(preemptions: Optional[int]) -> Certificate:
-        return explore(scenario, SEQUENTIAL, preemptions=preemptions, budget=_BUDGET)
-
-    best: Optional[Certificate] = None
-    for preemptions, fewer in ((1, (0,)), (2, ()), (None, (3, 4)), (3, ()), (4, ())):
-        certificate = go(preemptions)
-        if certificate.failure is not None:
-            certificates = [*(found for found in map(go, fewer) if found.failure is not None), certificate]
-            return certificates[0], ""
-        if certificate.is_complete and preemptions is None:
-            return certificate, ""
-        if certificate.is_complete:
-            best = certificate
-        elif preemptions is not None:
-            break
-    if best is None or (best.preemptions or 0) < _LEAST:
-        return certificate, ""
-    return best, f"\n  more preemptions: not all within {_BUDGET:,} schedules; none of those that were run failed"
 
 
 # ---- the stepper
@@ -229,15 +187,13 @@ def _step(adapter: Adapter, examples: int, by_line: Sequence[str], waits: bool) 
     began = time.perf_counter()
     try:
         with Stepper(adapter, by_line=by_line) as stepper:
-            outcome, told = _stepped(adapter, stepper, examples, waits)
+            outcome, told = _stepped(adapter, stepper, examples, by_line, waits)
     except StepperFailed as error:
         outcome, told = UNKNOWN, str(error)
-    if outcome == VIOLATED and by_line:
-        told += f"\n  (with by_line={list(by_line)})"
     yield Finding("stepper", f"{examples} examples", outcome, time.perf_counter() - began, told)
 
 
-def _stepped(adapter: Adapter, stepper: Stepper, examples: int, waits: bool) -> Tuple[str, str]:
+def _stepped(adapter: Adapter, stepper: Stepper, examples: int, by_line: Sequence[str], waits: bool) -> Tuple[str, str]:
     spared = [] if adapter.survives_death else [*_DEADLY]
     spared += [] if _can_hand_over(adapter) else [_HAND_OVER]
     # What it draws is found again by its schedule, and shortened by shorten.py.
@@ -253,16 +209,16 @@ def _stepped(adapter: Adapter, stepper: Stepper, examples: int, waits: bool) -> 
             adapter,
             stepper=stepper,
             settings=how,
-            bound=_BOUND,
+            bound=bound_of(by_line),
             disturbances=[what for what in DISTURBANCES if what not in spared],
             waits_for_writers=waits,
         )
     except Violated as violated:
-        return _found(stepper, violated, waits)
+        return _found(stepper, violated, by_line, waits)
     except Flaky as error:
         inner = [one for one in getattr(error, "exceptions", ()) if isinstance(one, Violated)]
         if inner:
-            return _found(stepper, inner[0], waits)
+            return _found(stepper, inner[0], by_line, waits)
         return UNKNOWN, f"the same turns did not lead to the same twice: {error}"
     told = f"{examples} examples; met: " + ", ".join(f"{what} {times}" for what, times in sorted(met.items()) if times)
     if not met["reads that met a publish"]:
@@ -270,21 +226,20 @@ def _stepped(adapter: Adapter, stepper: Stepper, examples: int, waits: bool) -> 
     return OK, told
 
 
-def _found(stepper: Stepper, violated: Violated, waits: bool) -> Tuple[str, str]:
+def _found(stepper: Stepper, violated: Violated, by_line: Sequence[str], waits: bool) -> Tuple[str, str]:
     if waits and any(turn.outcome == "hang" for turn in violated.turns):
         return (
             UNKNOWN,
             f"{violated}\n  It waited where there is no gate, in a lock of C: leave such a structure to stress",
         )
-    violated = shortened(stepper, violated, bound=_BOUND, waits_for_writers=waits)
-    told = str(violated)
+    violated = shortened(stepper, violated, bound=bound_of(by_line), waits=waits)
+    told, _, _ = str(violated).rpartition("\n")
+    again_told = replay_line(to_text(violated.turns), by_line, waits)
     try:
-        stepper.replay(to_text(violated.turns))
+        taken(stepper, violated.turns, bound=bound_of(by_line), waits=waits, exactly=True)
     except Diverged as diverged:
-        told += f"\n  Taken again, it went another way: {diverged}"
-    except Violated:
-        pass
-    return VIOLATED, told
+        again_told = f"replay: no; taken again, it went another way: {diverged}"
+    return VIOLATED, f"{told}\n{again_told}"
 
 
 # ---- stress
@@ -292,5 +247,8 @@ def _found(stepper: Stepper, violated: Violated, waits: bool) -> Tuple[str, str]
 
 def _stress(adapter: Adapter, seconds: float, folder: Optional[Path]) -> Iterator[Finding]:
     began = time.perf_counter()
-    result = stress(adapter, seconds=seconds, handovers=int(_can_hand_over(adapter)), folder=folder)
+    operations = max(_OPERATIONS, int(_OPERATIONS_PER_SECOND * seconds))
+    result = stress(
+        adapter, seconds=seconds, operations=operations, handovers=int(_can_hand_over(adapter)), folder=folder
+    )
     yield Finding("stress", f"{seconds:g} s", result.verdict.outcome, time.perf_counter() - began, str(result))

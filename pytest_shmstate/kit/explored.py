@@ -75,7 +75,8 @@ THOROUGH: Dict[str, Stage] = {
         SEQUENTIAL, slots=2, publishes=(2, 1), **_SHARED, **_FIRST_MOVES, reads=1
     ),
     "two moves": _states(SEQUENTIAL, slots=2, publishes=(3,), growing=((0, 0), (0, 2)), reads=3),
-    "two sleepers": _sleepers(SEQUENTIAL, slots=2, publishes=(3,), readers=2),
+    "two sleepers": _sleepers(SEQUENTIAL, slots=2, publishes=(2,), readers=2),
+    "store buffers, two sleepers": _sleepers(BUFFERED, slots=2, publishes=(1,), readers=2),
     "store buffers, three publishes": _states(BUFFERED, slots=2, publishes=(3,), reads=2),
     "store buffers, a kill and an heir": _states(BUFFERED, slots=2, publishes=(1, 1), before=1, reads=1),
     "store buffers, a move": _states(BUFFERED, slots=2, publishes=(3,), **_SECOND_MOVES, reads=2),

@@ -149,7 +149,9 @@ class States(Scenario):
 
     def _inheriting(self, play: Register, actor: Actor, number: int, times: int) -> Callable[[], None]:
         def program() -> None:
-            actor.system_call("claim the state", lambda: play.run.actors[0].is_over)
+            first = play.run.actors[0]
+            # Its lock goes when it closes, or dies: both are system calls, before which its stores are seen.
+            actor.system_call("claim the state", lambda: first.is_over and play.run.cells.is_drained(first.number))
             publish = self._open(Owner(play.world, actor))
             self._writing(play, actor, publish, number, times)()
 

@@ -196,7 +196,7 @@ class Stepped:
         while would_block is not None and would_block():
             self._ask("blocked", access)
         self._left -= 1
-        self._passed.append(access)
+        self._passed.append(sys.intern(access))  # in the message each is spelt once, however often it was passed
         self._last_gate[:] = access.encode()[:LAST_GATE].ljust(LAST_GATE, b"\0")
 
     def _ask(self, what: str, access: str) -> None:

@@ -7,8 +7,10 @@ who attaches closes, and ``remove`` removes what is there.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from multiprocessing import shared_memory
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from pytest_shmstate.kit.adapter import Adapter
 
@@ -35,7 +37,7 @@ def read_sequence(shm: shared_memory.SharedMemory) -> int:
 class Single:
     """One buffer, which the writer writes over."""
 
-    blocks = ("a",)
+    blocks: Tuple[str, ...] = ("a",)
 
     def __init__(self, name: str, size: int) -> None:
         self.all = [shared_memory.SharedMemory(name=f"{name}_{block}", create=True, size=size) for block in self.blocks]
@@ -149,12 +151,10 @@ class OfTheMission(Adapter):
 
     @staticmethod
     def remove_block(name: str) -> None:
-        try:
-            shm = shared_memory.SharedMemory(name)
-        except FileNotFoundError:
-            return
-        shm.close()
-        shm.unlink()
+        with suppress(
+            FileNotFoundError
+        ):  # by its file: whoever was killed while it made one may have left an empty one
+            os.unlink(f"/dev/shm/{name}")
 
 
 class Double(OfTheMission):
