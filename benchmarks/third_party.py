@@ -9,6 +9,7 @@ python -m pytest_shmstate.kit check third_party:EasyGlobal --by-line EasyGlobals
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Optional
@@ -71,8 +72,9 @@ class EasyGlobal(Adapter):
 
     @staticmethod
     def plain(name: str) -> str:
-        """A name that EasyGlobals takes as it is."""
-        return name.replace("-", "_")
+        """A name that EasyGlobals takes as it is; always as long, and of letters, or other lines would be run with it."""
+        digits = f"{zlib.crc32(name.encode()):08x}"
+        return "kit_" + "".join(chr(ord("a") + int(digit, 16)) for digit in digits)
 
     def publish(self, writer: Any, payload: bytes) -> Optional[int]:
         writer.state = payload

@@ -68,8 +68,18 @@ def _create(name: str, layout: Layout, shared: bool) -> memory.Segment:
             raise
         return segment
     finally:
+        _remove(draft)
+
+
+def _remove(draft: str) -> None:
+    try:
+        os.unlink(draft)
+    except FileNotFoundError:
+        pass
+    except BaseException:  # out of a signal handler, in place of it; nobody else would remove it while we live
         with suppress(FileNotFoundError):
             os.unlink(draft)
+        raise
 
 
 def draft_of(identity: Identity) -> str:

@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--engine", action="append", choices=ENGINES, help="this one alone; may be given again")
     check.add_argument("--examples", type=int, default=100, help="of the stepper (%(default)s)")
     check.add_argument("--seconds", type=float, default=5.0, help="of stress (%(default)s)")
+    check.add_argument(
+        "--folder", help="where stress saves a history that is wrong (a new one in the temporary directory)"
+    )
+    check.add_argument("--undisturbed", action="store_true", help="the stepper stops and kills nobody")
     check.set_defaults(run=_check)
 
     replay = commands.add_parser("replay", help="take a schedule again that check has printed")
@@ -90,6 +94,8 @@ def _check(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         by_line=options.by_line,
         waits_for_writers=options.waits_for_writers,
+        disturbed=not options.undisturbed,
+        folder=options.folder,
         note=lambda finding: print(finding, flush=True),
     )
     print(report.summary)

@@ -46,13 +46,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "the temporary name of a new segment is not removed",
         "O1",
         "matrix: create",
-        (
-            Edit(
-                "ownership",
-                "        with suppress(FileNotFoundError):\n            os.unlink(draft)",
-                "        pass",
-            ),
-        ),
+        (Edit("ownership", "    finally:\n        _remove(draft)\n", "    finally:\n        pass\n"),),
     ),
     "successors-draft-stays": LifetimeMutant(
         "a move that an exception ends leaves what it had built",

@@ -1,4 +1,7 @@
-"""Processes that stay from test to test: to start them takes longer than most of what is done with them."""
+"""Processes that stay from test to test of a file: to start them takes longer than most of what is done with them.
+
+Not to the end of the session: other files test what is said of processes that are there.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pytest_shmstate.kit.adapter import ShmstateAdapter
 from pytest_shmstate.kit.stepper import Stepper
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shmstate_stepper() -> Iterator[Stepper]:
     with Stepper(ShmstateAdapter()) as stepper:
         yield stepper

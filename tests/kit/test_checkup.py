@@ -14,10 +14,10 @@ import pytest
 
 from pytest_shmstate.kit import __main__ as command
 from pytest_shmstate.kit import checkup
+from pytest_shmstate.kit import explored as explored_stages
 from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
 from pytest_shmstate.kit.blocks import Blocks, begin, in_place
 from pytest_shmstate.kit.checkup import Broken, Finding, Report, check
-from pytest_shmstate.kit import explored as explored_stages
 from pytest_shmstate.kit.gates import Copying
 from pytest_shmstate.kit.others import explored, scenarios
 from pytest_shmstate.kit.own_time import OwnTime
