@@ -111,7 +111,8 @@ def _unlike_versions(publishes: Sequence[Event]) -> Optional[Fault]:
         if other is not event:
             why = f"version {event.version} was published twice: by {other.process} ({span(other)})"
             return Fault(MALFORMED, f"{why} and by {event.process} ({span(event)})", (other, event))
-    returned = [event for event in publishes if event.ended is not None and not event.error]
+    # What went wrong in it is told by itself, and has no rank.
+    returned = [event for event in publishes if event.ended is not None and not event.error and not event.problem]
     bare: List[Event] = [event for event in returned if not event.rank]
     if bare and len(bare) < len(returned):
         why = f"the {told(bare[0])} has no rank, though {len(returned) - len(bare)} others have"

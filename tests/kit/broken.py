@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
+import signal
 from contextlib import suppress
 from typing import Any, Optional
 
@@ -187,7 +187,7 @@ class Stuck(Ring):
 
     def read(self, reader: Map) -> Optional[bytes]:
         while reader.reads == 20:
-            time.sleep(0.01)
+            signal.pause()
         return super().read(reader)
 
 

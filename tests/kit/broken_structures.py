@@ -51,7 +51,19 @@ class Block:
         self.shm.close()
 
 
-class OverSharedMemory(Adapter):
+class OneBlock(Adapter):
+    """A structure in one block, which has its name."""
+
+    def remove(self, name: str) -> None:
+        try:
+            block = SharedMemory(name)
+        except FileNotFoundError:
+            return
+        block.close()
+        block.unlink()
+
+
+class OverSharedMemory(OneBlock):
     refusals = (Refused,)
 
     def create(self, name: str, size: int) -> Block:
@@ -73,14 +85,6 @@ class OverSharedMemory(Adapter):
 
     def close(self, handle: Block) -> None:
         handle.close()
-
-    def remove(self, name: str) -> None:
-        try:
-            block = SharedMemory(name)
-        except FileNotFoundError:
-            return
-        block.close()
-        block.unlink()
 
 
 class Ring(OverSharedMemory):

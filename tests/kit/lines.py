@@ -6,12 +6,12 @@ import struct
 from multiprocessing.shared_memory import SharedMemory
 from typing import Optional
 
-from pytest_shmstate.kit.adapter import Adapter
+from tests.kit.broken_structures import OneBlock
 
 _HEAD = struct.Struct("<QQ")
 
 
-class Packed(Adapter):
+class Packed(OneBlock):
     """A count, a length, a payload; ``early``: the count goes first, though nothing says that it is not whole."""
 
     title = "packed"
@@ -46,11 +46,3 @@ class Packed(Adapter):
 
     def close(self, handle: SharedMemory) -> None:
         handle.close()
-
-    def remove(self, name: str) -> None:
-        try:
-            block = SharedMemory(name)
-        except FileNotFoundError:
-            return
-        block.close()
-        block.unlink()

@@ -418,6 +418,13 @@ MALFORMED_ONES = {
 }
 
 
+def test_a_publish_that_went_wrong_needs_no_rank_to_be_told() -> None:
+    verdict = check(history("a w1#1 0-4, b w2 5-9!"))
+
+    assert (verdict.outcome, verdict.rule) == (VIOLATED, INTEGRITY)
+    assert "what came of the publish by b (5 to 9) is wrong: byte 9" in verdict.sentence
+
+
 @pytest.mark.parametrize(("text", "why"), MALFORMED_ONES.items())
 def test_a_malformed_history_is_unknown(text: str, why: str) -> None:
     verdict = check(history(text))
