@@ -7,14 +7,29 @@ import select
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from shmstate import memory, ownership, worker
 from shmstate.errors import EncodeError, ShmStateError, WorkerDied
 
 _LOOK_UP = 0.05  # seconds between two looks at whether a wait is still wanted
+
+
+@contextmanager
+def _ctrl_c_put_off() -> Iterator[None]:
+    """Have a Ctrl-C wait for the end of the block, in this thread and in the children that are made in it.
+
+    It would leave half a pipe here, and have a child that still imports print a traceback. Children let it through again
+    when they ignore it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # one that came earlier is raised here, with nothing blocked
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Member:
@@ -51,34 +66,32 @@ class Member:
 
     def launch(self, context: BaseContext, not_theirs: Sequence[Any]) -> None:
         """Start a process. ``not_theirs``: what it inherits and must close, besides the pool's ends of its own pipes."""
-        inbox_theirs, self.inbox = context.Pipe(duplex=False)
-        self.control, control_theirs = context.Pipe(duplex=True)
-        forks = context.get_start_method() == "fork"
-        process = context.Process(  # type: ignore[attr-defined]
-            target=worker.main,
-            args=(self.order, inbox_theirs, control_theirs, [*not_theirs, *self.ends] if forks else []),
-            name=self.order.name,
-            daemon=True,
-        )
-        # A Ctrl-C while the child still imports would print its traceback. It unblocks the signal once it ignores it.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-            self.process, self.died, self.told, self.last_words = process, None, False, None
-        except (OSError, EOFError) as error:  # EOFError: the fork server died
-            self.died = WorkerDied(f"worker {self.name!r} could not be started: {error}")
-            raise self.died from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            inbox_theirs.close()
-            control_theirs.close()
+        with _ctrl_c_put_off():
+            inbox_theirs, self.inbox = context.Pipe(duplex=False)
+            self.control, control_theirs = context.Pipe(duplex=True)
+            forks = context.get_start_method() == "fork"
+            process = context.Process(  # type: ignore[attr-defined]
+                target=worker.main,
+                args=(self.order, inbox_theirs, control_theirs, [*not_theirs, *self.ends] if forks else []),
+                name=self.order.name,
+                daemon=True,
+            )
+            try:
+                process.start()
+                self.process, self.died, self.told, self.last_words = process, None, False, None
+            except (OSError, EOFError) as error:  # EOFError: the fork server died
+                self.died = WorkerDied(f"worker {self.name!r} could not be started: {error}")
+                raise self.died from error
+            finally:
+                inbox_theirs.close()
+                control_theirs.close()
 
     def await_ready(self, timeout: float, given_up: Callable[[], bool]) -> None:
         """Wait until the first state is published. Raises WorkerDied, also when ``timeout`` seconds pass."""
         deadline = time.monotonic() + timeout
         while not self.control.poll(_LOOK_UP):  # a death is an end of file, so it is not waited out
             if given_up():
-                raise WorkerDied(f"worker {self.name!r}: the pool was shut down while it started")
+                raise WorkerDied(f"worker {self.name!r}: the pool was given up while it started")
             if time.monotonic() > deadline:
                 raise WorkerDied(
                     f"worker {self.name!r} (pid {self.process.pid}) has published nothing within {timeout} seconds of"

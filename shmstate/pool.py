@@ -8,12 +8,13 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from multiprocessing import connection, resource_tracker, util
+from multiprocessing import connection, resource_tracker
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Type
 
 from shmstate import worker
 from shmstate.codecs import CodecLike, codec_named
+from shmstate.ending import Ending
 from shmstate.errors import InvalidOption, ShmStateError, UnknownWorker, WorkerDied
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
 from shmstate.member import Member
@@ -41,6 +42,8 @@ class WorkerPool:
                        With spawn and forkserver a thread sees to it; with fork, which does not go with threads, it
                        happens when the pool is next called
     ``start_timeout``  seconds within which a worker must have published its first state
+    ``cancelled``      asked while the workers start, some times in a second: true gives the start up, with WorkerDied.
+                       A signal's handler can only note that it is time to end; an exception out of it may be lost
     ``codec``, ``slots``, ``max_size``  as for StateWriter
 
     Starts the workers and waits until all have published. What dead writers left under their names is removed first.
@@ -60,6 +63,7 @@ class WorkerPool:
         interval: float = DEFAULT_INTERVAL,
         restarts: int = 0,
         start_timeout: float = 60.0,
+        cancelled: Callable[[], bool] = lambda: False,
         codec: CodecLike = "msgpack",
         slots: int = DEFAULT_SLOTS,
         max_size: int = DEFAULT_MAX_SIZE,
@@ -84,24 +88,25 @@ class WorkerPool:
         self._supervisor: Optional[threading.Thread] = None
         needs_naming = not isinstance(codec, str) or codec == "pickle"
         self._service = QueryService(fleet, codec=codec if needs_naming else None)
-        # Runs before multiprocessing waits for its children at exit.
-        ending = (self._stopping, list(self._members.values()))
-        self._finalizer = util.Finalize(self, _stop_at_exit, args=ending, exitpriority=100)
-        self._start_all()
+        # At exit, before multiprocessing waits for its children.
+        self._ending = Ending(self, _stop_at_exit, self._stopping, list(self._members.values()), priority=100)
+        self._start_all(cancelled)
 
-    def _start_all(self) -> None:
+    def _start_all(self, cancelled: Callable[[], bool]) -> None:
         try:
             if not self._forks:
                 resource_tracker.ensure_running()  # its first start unblocks SIGINT, which launch() wants blocked
             for member in self._members.values():
                 member.remove_leftovers()  # a new fleet does not begin with the states of an old one
+                if cancelled():
+                    raise WorkerDied(f"worker {member.name!r} was not started: the start of the pool was cancelled")
                 self._launch(member)
             for member in self._members.values():
-                member.await_ready(self._start_timeout, self._stopping.is_set)
+                member.await_ready(self._start_timeout, cancelled)
             for name in self._members:
                 self._service.attach(name)
         except BaseException:
-            self._finalizer.cancel()
+            self._ending.cancel()
             self._stopping.set()
             _stop_all(list(self._members.values()), 0.0)
             self._service.close()
@@ -227,7 +232,7 @@ class WorkerPool:
             self._wake_writer.close()
             self._supervisor.join()
             self._wake_reader.close()
-        self._finalizer.cancel()
+        self._ending.cancel()
         _stop_all(list(self._members.values()), timeout)
         self._service.look_again()
         for member in self._members.values():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from multiprocessing import util
 from typing import Any, Callable, Optional, Union
 
 from shmstate import ownership, publishing, turns
 from shmstate.codecs import CodecLike, codec_named, flat_encoder
 from shmstate.compat import STRONGLY_ORDERED
+from shmstate.ending import Ending
 from shmstate.errors import EncodeError, InvalidOption, WriterClosed
 from shmstate.handle import Handle
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
@@ -85,8 +85,7 @@ class StateWriter(Handle):
         self._latest = self._steps.latest
         retire, pid = self._steps.retire, os.getpid()
         title.at_close(lambda: retire(_writer_closed(name, pid)))
-        # Also runs in children of multiprocessing, which skip atexit; knows its own pid, so not in forked ones.
-        self._finalizer = util.Finalize(self, title.give_up, args=(True,), exitpriority=0)
+        self._ending = Ending(self, title.give_up, True, priority=0)
         self._refuse = _refusal(name)
         self.publish = self._steps.through(flat_encoder(self._codec), self._refuse)
         if self._codec.fill is not None:
@@ -140,7 +139,7 @@ class StateWriter(Handle):
 
         ``unlink=False`` leaves it to the next writer, or to ``reclaim()``.
         """
-        self._finalizer.cancel()
+        self._ending.cancel()
         if self._segment.is_open:
             self._title.give_up(unlink)
 

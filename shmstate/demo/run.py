@@ -74,9 +74,7 @@ def _run(fleet: str, options: Options, stream: TextIO, interruptions: Interrupti
             f"{workers} workers ({options.start_method}) parse {len(files):,} files of Python"
             f" {platform.python_version()}'s standard library; this process watches their states.\n"
         )
-        with interruptions.at_once():
-            pool = _start(fleet, root, workers, options.start_method)
-        with pool:
+        with _start(fleet, root, workers, options.start_method, interruptions) as pool:
             began = time.monotonic()
             watch = _watch(pool, files, need, screen, interruptions)
             in_workers = time.monotonic() - began
@@ -95,13 +93,14 @@ def _run(fleet: str, options: Options, stream: TextIO, interruptions: Interrupti
     )
 
 
-def _start(fleet: str, root: str, workers: int, start_method: str) -> WorkerPool:
+def _start(fleet: str, root: str, workers: int, start_method: str, interruptions: Interruptions) -> WorkerPool:
     return WorkerPool(
         fleet,
         {f"w{number}": partial(quiet_census, root) for number in range(1, workers + 1)},
         start_method=start_method,
         interval=INTERVAL,
         restarts=RESTARTS,
+        cancelled=lambda: interruptions.seen is not None,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple, cast
 import msgpack
 import pytest
 
-from shmstate import OutOfSharedMemory, ShmStateError, StateWriter, WorkerPool, list_states, reclaim
+from shmstate import OutOfSharedMemory, ShmStateError, StateWriter, WorkerDied, WorkerPool, list_states, reclaim
 from shmstate.demo import run as demo_run
 from shmstate.demo.census import Census, sources_under, standard_library
 from shmstate.demo.report import as_text, differences, latency, summarize
@@ -213,10 +213,12 @@ def test_workers_whose_demo_is_killed_end_and_leave_nothing(demo: Demo, method: 
     assert err == ""
 
 
-def interrupted_there(*args: Any, **kwargs: Any) -> None:
-    """Stands where something long is done: a signal comes, and it would go on."""
+def interrupted_there(*args: Any, cancelled: Callable[[], bool], **kwargs: Any) -> None:
+    """Stands where workers are started: a signal comes."""
+    assert not cancelled()
     signal.raise_signal(signal.SIGINT)
-    raise AssertionError("it went on")
+    assert cancelled()
+    raise WorkerDied("it was cancelled")
 
 
 def test_a_start_that_takes_long_is_cut_short(
@@ -617,37 +619,12 @@ def test_a_signal_is_noted_and_raised_when_asked_for() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_at_once_lets_a_signal_through_in_the_middle(signum: int) -> None:
-    went_on = False
-    with Interruptions() as interruptions, pytest.raises(Interrupted) as raised:
-        with interruptions.at_once():
-            signal.raise_signal(signum)
-            went_on = True
-
-    assert raised.value.signum == signum
-    assert not went_on
-
-
-def test_a_signal_before_at_once_is_not_forgotten() -> None:
+def test_the_first_of_two_signals_counts() -> None:
     with Interruptions() as interruptions:
+        signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(Interrupted), interruptions.at_once():
-            raise AssertionError("it was to be raised before")
 
-
-def test_while_a_process_is_started_a_signal_waits() -> None:
-    """As the pool does it, with SIGINT blocked."""
-    started = False
-    with Interruptions() as interruptions, pytest.raises(Interrupted), interruptions.at_once():
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            signal.raise_signal(signal.SIGTERM)
-            started = True
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-    assert started
+    assert interruptions.seen == signal.SIGTERM
 
 
 def test_a_signal_that_was_ignored_stays_ignored() -> None:

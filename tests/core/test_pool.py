@@ -409,6 +409,32 @@ def test_a_worker_that_takes_too_long_to_start_is_told(prefix: str) -> None:
         WorkerPool(prefix, {"w1": children.never_make}, start_method="fork", start_timeout=0.2)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_that_is_cancelled_while_it_waits_leaves_nothing(prefix: str, method: str) -> None:
+    with pytest.raises(WorkerDied, match="given up while it started"):
+        WorkerPool(
+            prefix,
+            {"w1": Adder, "w2": children.never_make},
+            start_method=method,
+            cancelled=lambda: f"shmstate.{prefix}.w1" in segments(prefix),
+        )
+
+    assert segments(prefix) == []
+
+
+def test_no_worker_is_started_any_more_once_the_start_is_cancelled(prefix: str) -> None:
+    asked: List[List[str]] = []
+
+    def cancelled() -> bool:
+        asked.append([child.name for child in multiprocessing.active_children()])
+        return len(asked) == 2
+
+    with pytest.raises(WorkerDied, match="'w2' was not started: the start of the pool was cancelled"):
+        WorkerPool(prefix, {"w1": Adder, "w2": Adder}, start_method="fork", cancelled=cancelled)
+
+    assert asked == [[], [f"{prefix}.w1"]]
+
+
 def test_a_state_that_somebody_alive_owns_stops_the_start_and_stays(prefix: str) -> None:
     with StateWriter(prefix + ".w2") as owner:
         owner.publish("mine")

@@ -95,8 +95,12 @@ TWINS: Dict[str, Tuple[Adapter, Dict[str, Any], str]] = {
     "one buffer": (Flag(early=False, buffers=1), {}, "VIOLATED"),
     "no odd mark": (Seqlock(marks=False), {}, "VIOLATED"),
     "readers wait for a frozen writer": (Seqlock(), {"disturbances": []}, "liveness"),
-    "readers wait for a dead writer": (Seqlock(), {"waits_for_writers": True}, "liveness"),
-    "readers wait for a stopped writer's lock": (Locked(), {}, "liveness"),
+    "a death between the marks": (
+        Seqlock(),
+        {"waits_for_writers": True, "disturbances": ["kill"]},
+        "VIOLATED|liveness",
+    ),
+    "readers wait for a stopped writer's lock": (Locked(), {"disturbances": ["stop"]}, "liveness"),
     "a lock that an exception leaves behind": (Locked(leaks=True), ONLY_THROWS, "liveness: .* wait for each other"),
     "an heir that is refused": (Refuses(), {}, "raised RuntimeError"),
     "a recovery too many": (Seqlock(recovery="bump"), {"waits_for_writers": True}, "VIOLATED|liveness"),
@@ -124,7 +128,7 @@ def test_a_structure_that_is_nearly_right_is_found(stepper: Stepper, twin: str) 
     machine = seed(1)(machine_for(adapter, stepper=stepper, **options))
 
     with pytest.raises(Violated, match=rule) as found:
-        run(machine, quickly(300, phases=phases))
+        run(machine, quickly(1000, phases=phases))
 
     told = str(found.value)
     stepper.reset(adapter)
@@ -190,8 +194,8 @@ class Forgets(Ring):
 
 def test_each_example_may_have_processes_of_its_own_and_leaves_nothing() -> None:
     machine = machine_for(Ring())
-    run(machine, quickly(2))
+    run(machine, quickly(20))
     assert machine.seen["reads"] > 0
 
     with pytest.raises(Violated, match="left in /dev/shm"):
-        run_machine(Forgets(), settings=quickly(2, phases=[Phase.generate]))
+        run_machine(Forgets(), settings=quickly(20, phases=[Phase.generate]))
