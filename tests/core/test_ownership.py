@@ -254,8 +254,9 @@ def test_an_owner_killed_at_any_line_of_its_life_leaves_a_whole_state_or_none(
         name = f"{prefix}.{line}"
         drafts = [file for file in os.listdir(SHM_DIR) if file.startswith(f"{NEW_PREFIX}{pid}.")]
         for draft in drafts:
+            path = os.path.join(SHM_DIR, draft)
             assert not ownership.maker_is_alive(draft)
-            assert ownership.remove_if_dead(os.path.join(SHM_DIR, draft), None)
+            assert ownership.remove_if_dead(path, None) or not os.path.exists(path)  # other tests may be at drafts, too
         found["a draft"] += len(drafts)
         if os.path.exists(path_of(name)):
             found["a state"] += 1
