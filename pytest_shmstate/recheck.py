@@ -9,13 +9,13 @@ import argparse
 import sys
 from typing import Any, Dict, List, Optional, Sequence
 
-from pytest_shmstate.kit.checkers import check
-from pytest_shmstate.kit.excerpt import as_table, excerpt
-from pytest_shmstate.kit.history import Event, Saved, UnusableHistory, load, save
-from pytest_shmstate.kit.minimise import minimise
-from pytest_shmstate.kit.page import page
-from pytest_shmstate.kit.vacuity import what_was_met
-from pytest_shmstate.kit.verdict import LEVELS, OK, VIOLATED, Verdict
+from pytest_shmstate.kit.oracle.checkers import check
+from pytest_shmstate.kit.oracle.excerpt import as_table, excerpt
+from pytest_shmstate.kit.oracle.history import Event, Saved, UnusableHistory, load, save
+from pytest_shmstate.kit.oracle.minimise import minimise
+from pytest_shmstate.kit.oracle.page import page
+from pytest_shmstate.kit.oracle.vacuity import what_was_met
+from pytest_shmstate.kit.oracle.verdict import LEVELS, OK, VIOLATED, Verdict
 
 _STATUS = {OK: 0, VIOLATED: 1}
 _UNUSABLE = 2

@@ -115,6 +115,7 @@ def test_the_kit_exports_what_it_says_in_whatever_order_it_is_asked() -> None:
     assert len(told) == 2 * len(kit.__all__) > 20
     assert [line for line in told if line.endswith(" module")] == []
     assert out_of_order(kit.__all__) == []
+    assert kit.__all__ == list(kit._HOMES)
 
 
 def test_importing_the_kit_loads_no_extra() -> None:

@@ -12,32 +12,68 @@ All three run an ``Adapter``: shmstate's own, or yours.
     kit.crash_matrix(stepper).judge()                 a writer killed, stopped, interrupted before each access
     kit.run_stress(MyAdapter(), seconds=10)           full speed
     kit.judge(history)                                a history that you have
+
+Where what is: ``seams`` is how the engines take hold of a structure (its adapter, each access, each system call);
+``exploring``, ``stepping`` and ``stress`` are the engines; ``oracle`` is histories and verdicts; ``power`` breaks
+shmstate on purpose and says which engine noticed.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from pytest_shmstate.kit.checkup import Broken, check
+    from pytest_shmstate.kit.exploring.explorer import explore, hunt
+    from pytest_shmstate.kit.oracle.checkers import check as judge
+    from pytest_shmstate.kit.oracle.history import Event, load, save
+    from pytest_shmstate.kit.oracle.verdict import Verdict
+    from pytest_shmstate.kit.seams.adapter import Adapter, ShmstateAdapter
+    from pytest_shmstate.kit.stepping.crashes import crash_matrix
+    from pytest_shmstate.kit.stepping.machines import machine_for, run_machine
+    from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
+    from pytest_shmstate.kit.stress.stress import stress as run_stress
+
+#: Imported when first asked for: an engine needs libraries that the others do without.
 _HOMES = {
-    "Adapter": ("adapter", "Adapter"),
+    "Adapter": ("seams.adapter", "Adapter"),
     "Broken": ("checkup", "Broken"),
     "check": ("checkup", "check"),
-    "crash_matrix": ("crashes", "crash_matrix"),
-    "Event": ("history", "Event"),
-    "explore": ("explorer", "explore"),
-    "hunt": ("explorer", "hunt"),
-    "judge": ("checkers", "check"),
-    "load": ("history", "load"),
-    "machine_for": ("machines", "machine_for"),
-    "run_machine": ("machines", "run_machine"),
-    "run_stress": ("stress", "stress"),
-    "ShmstateAdapter": ("adapter", "ShmstateAdapter"),
-    "Stepper": ("stepper", "Stepper"),
-    "Verdict": ("verdict", "Verdict"),
-    "Violated": ("stepper", "Violated"),
+    "crash_matrix": ("stepping.crashes", "crash_matrix"),
+    "Event": ("oracle.history", "Event"),
+    "explore": ("exploring.explorer", "explore"),
+    "hunt": ("exploring.explorer", "hunt"),
+    "judge": ("oracle.checkers", "check"),
+    "load": ("oracle.history", "load"),
+    "machine_for": ("stepping.machines", "machine_for"),
+    "run_machine": ("stepping.machines", "run_machine"),
+    "run_stress": ("stress.stress", "stress"),
+    "save": ("oracle.history", "save"),
+    "ShmstateAdapter": ("seams.adapter", "ShmstateAdapter"),
+    "Stepper": ("stepping.stepper", "Stepper"),
+    "Verdict": ("oracle.verdict", "Verdict"),
+    "Violated": ("stepping.stepper", "Violated"),
 }
-__all__ = sorted(_HOMES, key=str.lower)  # noqa: PLE0605
+__all__ = [
+    "Adapter",
+    "Broken",
+    "check",
+    "crash_matrix",
+    "Event",
+    "explore",
+    "hunt",
+    "judge",
+    "load",
+    "machine_for",
+    "run_machine",
+    "run_stress",
+    "save",
+    "ShmstateAdapter",
+    "Stepper",
+    "Verdict",
+    "Violated",
+]
 
 
 def __getattr__(name: str) -> Any:

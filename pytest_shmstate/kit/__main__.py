@@ -9,12 +9,14 @@ import sys
 from inspect import isabstract
 from typing import Any, List, Optional
 
-from pytest_shmstate.kit import again, checkup, explored, power
-from pytest_shmstate.kit.adapter import Adapter
+from pytest_shmstate.kit import again, checkup
 from pytest_shmstate.kit.checkup import ENGINES
-from pytest_shmstate.kit.nursery import StepperFailed
-from pytest_shmstate.kit.schedules import Diverged
-from pytest_shmstate.kit.verdict import OK, VIOLATED
+from pytest_shmstate.kit.exploring import explored
+from pytest_shmstate.kit.oracle.verdict import OK, VIOLATED
+from pytest_shmstate.kit.power import power
+from pytest_shmstate.kit.seams.adapter import Adapter
+from pytest_shmstate.kit.stepping.nursery import StepperFailed
+from pytest_shmstate.kit.stepping.schedules import Diverged
 
 #: Exit statuses: of what was judged, and of a command that cannot be done.
 _STATUS = {OK: 0, VIOLATED: 1}
@@ -147,7 +149,7 @@ def _made(named: str, found: Any) -> Adapter:
     except Exception as error:
         raise NoAdapter(f"{named}() raised {type(error).__name__}: {error}; name an adapter that is made") from error
     if not isinstance(made, Adapter):
-        raise NoAdapter(f"{named}() is a {type(made).__name__}, not a pytest_shmstate.kit.adapter.Adapter")
+        raise NoAdapter(f"{named}() is a {type(made).__name__}, not a pytest_shmstate.kit.Adapter")
     return made
 
 

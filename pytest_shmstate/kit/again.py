@@ -9,16 +9,16 @@ from __future__ import annotations
 import re
 from typing import List, Sequence, Tuple
 
-from pytest_shmstate.kit import explorer
-from pytest_shmstate.kit.actors import GO, KILL, Choice, Shared, Step
-from pytest_shmstate.kit.adapted import Adapted
-from pytest_shmstate.kit.adapter import Adapter
 from pytest_shmstate.kit.columns import Row, columns
-from pytest_shmstate.kit.models import SEQUENTIAL
-from pytest_shmstate.kit.others import EXPLORED, scenarios
-from pytest_shmstate.kit.schedules import load
-from pytest_shmstate.kit.shorten import bound_of, taken
-from pytest_shmstate.kit.stepper import Stepper
+from pytest_shmstate.kit.exploring import explorer
+from pytest_shmstate.kit.exploring.actors import GO, KILL, Choice, Shared, Step
+from pytest_shmstate.kit.exploring.adapted import Adapted
+from pytest_shmstate.kit.exploring.models import SEQUENTIAL
+from pytest_shmstate.kit.exploring.others import EXPLORED, scenarios
+from pytest_shmstate.kit.seams.adapter import Adapter
+from pytest_shmstate.kit.stepping.schedules import load
+from pytest_shmstate.kit.stepping.shorten import bound_of, taken
+from pytest_shmstate.kit.stepping.stepper import Stepper
 
 STEPPED = "shmstate-schedule"
 _TOKEN = re.compile(r"(\d+)x(\d+)|k(\d+)")

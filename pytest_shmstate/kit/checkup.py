@@ -15,19 +15,19 @@ from hypothesis import settings as Settings  # noqa: N812 - a class
 from hypothesis.errors import Flaky
 
 from pytest_shmstate.kit import again
-from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
 from pytest_shmstate.kit.again import replay, replay_line
-from pytest_shmstate.kit.encounters import with_operations
-from pytest_shmstate.kit.explored import QUICK, certify
-from pytest_shmstate.kit.history import PUBLISH, READ, Path
-from pytest_shmstate.kit.machines import DISTURBANCES, run_machine
-from pytest_shmstate.kit.nursery import StepperFailed
-from pytest_shmstate.kit.others import explored, scenarios
-from pytest_shmstate.kit.schedules import Diverged, to_text
-from pytest_shmstate.kit.shorten import bound_of, shortened, taken
-from pytest_shmstate.kit.stepper import Stepper, Violated
-from pytest_shmstate.kit.stress import stress
-from pytest_shmstate.kit.verdict import OK, UNKNOWN, VIOLATED
+from pytest_shmstate.kit.exploring.explored import QUICK, certify
+from pytest_shmstate.kit.exploring.others import explored, scenarios
+from pytest_shmstate.kit.oracle.history import PUBLISH, READ, Path
+from pytest_shmstate.kit.oracle.verdict import OK, UNKNOWN, VIOLATED
+from pytest_shmstate.kit.seams.adapter import Adapter, ShmstateAdapter
+from pytest_shmstate.kit.stepping.encounters import with_operations
+from pytest_shmstate.kit.stepping.machines import DISTURBANCES, run_machine
+from pytest_shmstate.kit.stepping.nursery import StepperFailed
+from pytest_shmstate.kit.stepping.schedules import Diverged, to_text
+from pytest_shmstate.kit.stepping.shorten import bound_of, shortened, taken
+from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
+from pytest_shmstate.kit.stress.stress import stress
 
 __all__ = ["ENGINES", "Broken", "Finding", "Report", "check", "replay"]
 

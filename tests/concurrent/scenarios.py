@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Callable, Dict, List, Tuple
 
 import shmstate
-from pytest_shmstate.kit.payload import HEAD, payload_of, whole
+from pytest_shmstate.kit.oracle.payload import HEAD, payload_of, whole
 from shmstate import ownership
 from shmstate.layout import INTENT, LATEST, NEW_PREFIX, PREFIX, SHM_DIR
 

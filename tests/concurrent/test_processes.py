@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from pytest_shmstate.kit.payload import payload_of, whole
+from pytest_shmstate.kit.oracle.payload import payload_of, whole
 
 pytestmark = [pytest.mark.concurrent, pytest.mark.timeout(300)]
 

@@ -8,8 +8,8 @@ import signal
 from contextlib import suppress
 from typing import Any, Optional
 
-from pytest_shmstate.kit.adapter import Adapter
-from pytest_shmstate.kit.payload import payload_of, version_in
+from pytest_shmstate.kit.oracle.payload import payload_of, version_in
+from pytest_shmstate.kit.seams.adapter import Adapter
 
 _SLOTS, _CAPACITY = 8, 32 * 1024
 _SLOT = 8 + _CAPACITY

@@ -12,7 +12,7 @@ import os
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, Optional
 
-from pytest_shmstate.kit.adapter import Adapter
+from pytest_shmstate.kit.seams.adapter import Adapter
 
 HEADER, ROOM = 128, 256
 

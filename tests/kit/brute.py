@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, FrozenSet, List, NamedTuple, Sequence, Set, Tuple
 
-from pytest_shmstate.kit.history import PUBLISH, READ, Event
+from pytest_shmstate.kit.oracle.history import PUBLISH, READ, Event
 
 NEVER = float("inf")
 #: A number between two, both included: Hypothesis's choice, or that of a random.Random.

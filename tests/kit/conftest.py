@@ -9,8 +9,8 @@ from typing import Iterator
 
 import pytest
 
-from pytest_shmstate.kit.adapter import ShmstateAdapter
-from pytest_shmstate.kit.stepper import Stepper
+from pytest_shmstate.kit.seams.adapter import ShmstateAdapter
+from pytest_shmstate.kit.stepping.stepper import Stepper
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from collections import Counter
 from functools import partial
 from typing import Any, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from pytest_shmstate.kit import explorer
-from pytest_shmstate.kit.actors import Actor, Run
-from pytest_shmstate.kit.models import Model
+from pytest_shmstate.kit.exploring import explorer
+from pytest_shmstate.kit.exploring.actors import Actor, Run
+from pytest_shmstate.kit.exploring.models import Model
 
 #: ("load", cell), ("store", cell, value), ("fence",)
 Operation = Tuple[Any, ...]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing import shared_memory
 from typing import Any, Optional, Tuple
 
-from pytest_shmstate.kit.adapter import Adapter
+from pytest_shmstate.kit.seams.adapter import Adapter
 
 #: [0:4] size, [4:8] sequence number, [8:] data.
 HEAD = 8

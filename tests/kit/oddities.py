@@ -11,7 +11,7 @@ from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any, Optional
 
-from pytest_shmstate.kit.adapter import Adapter
+from pytest_shmstate.kit.seams.adapter import Adapter
 from tests.kit.mended import Ring
 from tests.kit.mission import OfTheMission, Single
 

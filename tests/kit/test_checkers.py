@@ -9,11 +9,11 @@ from typing import List, NamedTuple, Optional
 
 import pytest
 
-from pytest_shmstate.kit.checkers import check
-from pytest_shmstate.kit.history import PUBLISH, READ, Event
-from pytest_shmstate.kit.minimise import Unit, _least, minimise
-from pytest_shmstate.kit.vacuity import require, what_was_met
-from pytest_shmstate.kit.verdict import (
+from pytest_shmstate.kit.oracle.checkers import check
+from pytest_shmstate.kit.oracle.history import PUBLISH, READ, Event
+from pytest_shmstate.kit.oracle.minimise import Unit, _least, minimise
+from pytest_shmstate.kit.oracle.vacuity import require, what_was_met
+from pytest_shmstate.kit.oracle.verdict import (
     ATOMIC,
     FUTURE,
     INTEGRITY,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_shmstate.kit.checkers import check
-from pytest_shmstate.kit.verdict import ATOMIC, LEVELS, OK, REGULAR, SAFE, VIOLATED
+from pytest_shmstate.kit.oracle.checkers import check
+from pytest_shmstate.kit.oracle.verdict import ATOMIC, LEVELS, OK, REGULAR, SAFE, VIOLATED
 from tests.kit.brute import ONE_WRITER, RANKED, UNRANKED, Draw, Kind, draw_history, is_atomic, is_regular, is_safe
 
 BRUTE = {SAFE: is_safe, REGULAR: is_regular, ATOMIC: is_atomic}

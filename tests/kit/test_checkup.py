@@ -14,14 +14,14 @@ import pytest
 
 from pytest_shmstate.kit import __main__ as command
 from pytest_shmstate.kit import checkup
-from pytest_shmstate.kit import explored as explored_stages
-from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
-from pytest_shmstate.kit.blocks import Blocks, begin, in_place
 from pytest_shmstate.kit.checkup import Broken, Finding, Report, check
-from pytest_shmstate.kit.gates import Copying
-from pytest_shmstate.kit.others import explored, scenarios
-from pytest_shmstate.kit.own_time import OwnTime
-from pytest_shmstate.kit.verdict import OK, UNKNOWN, VIOLATED
+from pytest_shmstate.kit.exploring import explored as explored_stages
+from pytest_shmstate.kit.exploring.others import explored, scenarios
+from pytest_shmstate.kit.oracle.verdict import OK, UNKNOWN, VIOLATED
+from pytest_shmstate.kit.seams.adapter import Adapter, ShmstateAdapter
+from pytest_shmstate.kit.seams.blocks import Blocks, begin, in_place
+from pytest_shmstate.kit.seams.gates import Copying
+from pytest_shmstate.kit.seams.own_time import OwnTime
 from tests.kit import oddities
 from tests.kit.broken_structures import Seqlock
 from tests.kit.mended import Ring
@@ -243,9 +243,9 @@ WRONG = {
     "no.such.module:Ring": "there is no module 'no.such.module' here, nor on PYTHONPATH",
     "tests.kit.mended:Rang": "tests.kit.mended has no 'Rang'; it has OfTheMission, Ring, Careless, Renamed",
     "tests.kit.oddities:HERE": "neither an Adapter nor what makes one",
-    "tests.kit.oddities:not_an_adapter": "is a str, not a pytest_shmstate.kit.adapter.Adapter",
+    "tests.kit.oddities:not_an_adapter": "is a str, not a pytest_shmstate.kit.seams.adapter.Adapter",
     "tests.kit.oddities:needs_arguments": "raised TypeError",
-    "pytest_shmstate.kit.adapter:Adapter": "raised TypeError",
+    "pytest_shmstate.kit.seams.adapter:Adapter": "raised TypeError",
 }
 
 

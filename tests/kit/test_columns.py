@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_shmstate.kit.columns import Row, columns, folded
-from pytest_shmstate.kit.schedules import BEGIN, GO, KILL, STOP, THROW, Turn
-from pytest_shmstate.kit.tellings import table
+from pytest_shmstate.kit.stepping.schedules import BEGIN, GO, KILL, STOP, THROW, Turn
+from pytest_shmstate.kit.stepping.tellings import table
 
 
 def test_each_process_has_a_column_and_a_switch_stands_where_another_goes_on() -> None:

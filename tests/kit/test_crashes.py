@@ -7,10 +7,10 @@ from typing import Iterator, List, Set
 
 import pytest
 
-from pytest_shmstate.kit.adapter import ShmstateAdapter
-from pytest_shmstate.kit.crashes import KINDS, Cell, Matrix, Sizes, crash_matrix, crash_pairs
-from pytest_shmstate.kit.nursery import StepperFailed
-from pytest_shmstate.kit.stepper import Stepper, Violated
+from pytest_shmstate.kit.seams.adapter import ShmstateAdapter
+from pytest_shmstate.kit.stepping.crashes import KINDS, Cell, Matrix, Sizes, crash_matrix, crash_pairs
+from pytest_shmstate.kit.stepping.nursery import StepperFailed
+from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
 from tests.kit.broken_structures import Block, Flag, Locked, Refuses, Ring, Seqlock
 
 IS_THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"

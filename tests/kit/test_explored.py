@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_shmstate.kit import explored, power
-from pytest_shmstate.kit.scenarios import Code
+from pytest_shmstate.kit.exploring import explored
+from pytest_shmstate.kit.exploring.scenarios import Code
+from pytest_shmstate.kit.power import power
 
 
 @pytest.mark.parametrize("name", explored.QUICK)

@@ -8,9 +8,9 @@ from typing import Callable, List, Sequence, Tuple
 
 import pytest
 
-from pytest_shmstate.kit.actors import KILL, Actor, Run, Violation
-from pytest_shmstate.kit.explorer import Play, Scenario, explore, hunt, replay
-from pytest_shmstate.kit.models import MODELS, SEQUENTIAL, Model
+from pytest_shmstate.kit.exploring.actors import KILL, Actor, Run, Violation
+from pytest_shmstate.kit.exploring.explorer import Play, Scenario, explore, hunt, replay
+from pytest_shmstate.kit.exploring.models import MODELS, SEQUENTIAL, Model
 
 
 class Lines(Play):

@@ -9,11 +9,11 @@ from typing import Any, Dict, List, Tuple
 
 import pytest
 
-from pytest_shmstate.kit.adapter import ShmstateAdapter
-from pytest_shmstate.kit.buffers import Buffer, line_tracer
-from pytest_shmstate.kit.gates import Bytes, Copying, Gates, Words
-from pytest_shmstate.kit.stepper import Stepper
-from pytest_shmstate.kit.system_calls import label_of
+from pytest_shmstate.kit.seams.adapter import ShmstateAdapter
+from pytest_shmstate.kit.seams.buffers import Buffer, line_tracer
+from pytest_shmstate.kit.seams.gates import Bytes, Copying, Gates, Words
+from pytest_shmstate.kit.seams.system_calls import label_of
+from pytest_shmstate.kit.stepping.stepper import Stepper
 
 
 class Passed:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_shmstate import Workers, ready
-from pytest_shmstate.kit import logs
-from pytest_shmstate.kit.history import FORMAT, PUBLISH, READ, Event, UnusableHistory, load, save
-from pytest_shmstate.kit.logs import Log, LogFull, Progress, read_logs
+from pytest_shmstate.kit.oracle import logs
+from pytest_shmstate.kit.oracle.history import FORMAT, PUBLISH, READ, Event, UnusableHistory, load, save
+from pytest_shmstate.kit.oracle.logs import Log, LogFull, Progress, read_logs
 
 TIMES = st.integers(0, 2**62)
 TEXTS = st.text(max_size=20)

@@ -13,9 +13,9 @@ from hypothesis.database import InMemoryExampleDatabase
 from hypothesis.reporting import with_reporter
 from hypothesis.stateful import run_state_machine_as_test
 
-from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
-from pytest_shmstate.kit.machines import Machine, machine_for, run_machine
-from pytest_shmstate.kit.stepper import Stepper, Violated
+from pytest_shmstate.kit.seams.adapter import Adapter, ShmstateAdapter
+from pytest_shmstate.kit.stepping.machines import Machine, machine_for, run_machine
+from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
 from tests.kit.broken_structures import Flag, Locked, Refuses, Ring, Seqlock
 
 IS_THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"

@@ -8,18 +8,18 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple, Type
 
 import pytest
 
-from pytest_shmstate.kit.actors import Step
-from pytest_shmstate.kit.adapted import LENGTHS, Adapted
-from pytest_shmstate.kit.adapter import Adapter
 from pytest_shmstate.kit.again import from_text, replay
 from pytest_shmstate.kit.checkup import check
-from pytest_shmstate.kit.explorer import Certificate, explore
-from pytest_shmstate.kit.explorer import replay as steps_of
-from pytest_shmstate.kit.models import SEQUENTIAL
-from pytest_shmstate.kit.others import explored, scenarios, to_text
-from pytest_shmstate.kit.stepper import Stepper, Violated
-from pytest_shmstate.kit.stress import stress
-from pytest_shmstate.kit.verdict import INTEGRITY, OK, UNKNOWN, VIOLATED
+from pytest_shmstate.kit.exploring.actors import Step
+from pytest_shmstate.kit.exploring.adapted import LENGTHS, Adapted
+from pytest_shmstate.kit.exploring.explorer import Certificate, explore
+from pytest_shmstate.kit.exploring.explorer import replay as steps_of
+from pytest_shmstate.kit.exploring.models import SEQUENTIAL
+from pytest_shmstate.kit.exploring.others import explored, scenarios, to_text
+from pytest_shmstate.kit.oracle.verdict import INTEGRITY, OK, UNKNOWN, VIOLATED
+from pytest_shmstate.kit.seams.adapter import Adapter
+from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
+from pytest_shmstate.kit.stress.stress import stress
 from tests.kit.mended import Careless, LookedUp, LookedUpAgain, Renamed, Ring
 from tests.kit.mission import Double, DoubleWithRetry, Resized, SingleWithRetry
 

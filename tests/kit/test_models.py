@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_shmstate.kit.models import BUFFERED, MODELS, REORDERING, SEQUENTIAL, Model
+from pytest_shmstate.kit.exploring.models import BUFFERED, MODELS, REORDERING, SEQUENTIAL, Model
 from tests.kit.litmus import CELLS, Program, explored, interpreted, loads_of
 
 X, Y = CELLS

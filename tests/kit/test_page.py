@@ -8,10 +8,10 @@ from typing import Dict, List, Optional, Tuple
 
 import pytest
 
-from pytest_shmstate.kit.checkers import check
-from pytest_shmstate.kit.history import PUBLISH, READ, Event
-from pytest_shmstate.kit.page import page
-from pytest_shmstate.kit.verdict import INTEGRITY
+from pytest_shmstate.kit.oracle.checkers import check
+from pytest_shmstate.kit.oracle.history import PUBLISH, READ, Event
+from pytest_shmstate.kit.oracle.page import page
+from pytest_shmstate.kit.oracle.verdict import INTEGRITY
 
 STALE = [
     Event("writer 1", PUBLISH, 10, 20, 1, 4),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_shmstate.kit import power
-from pytest_shmstate.kit.lifetime_mutants import LIFETIME
-from pytest_shmstate.kit.mutants import MUTANTS
-from pytest_shmstate.kit.mutation import Edit, Install, OutOfDate, edited, mutated
-from pytest_shmstate.kit.power import Kill
-from pytest_shmstate.kit.stepped_hunts import HUNTS
-from pytest_shmstate.kit.verdict import OK, VIOLATED
+from pytest_shmstate.kit.oracle.verdict import OK, VIOLATED
+from pytest_shmstate.kit.power import power
+from pytest_shmstate.kit.power.lifetime_mutants import LIFETIME
+from pytest_shmstate.kit.power.mutants import MUTANTS
+from pytest_shmstate.kit.power.mutation import Edit, Install, OutOfDate, edited, mutated
+from pytest_shmstate.kit.power.power import Kill
+from pytest_shmstate.kit.power.stepped_hunts import HUNTS
 from shmstate import publishing
 
 AT_FULL_SPEED = [name for name in power.NAMES if name.endswith("at full speed")]

@@ -10,8 +10,8 @@ from typing import Any, List, Sequence
 import pytest
 
 from pytest_shmstate import recheck
-from pytest_shmstate.kit.checkers import check
-from pytest_shmstate.kit.history import PUBLISH, READ, Event, load, save
+from pytest_shmstate.kit.oracle.checkers import check
+from pytest_shmstate.kit.oracle.history import PUBLISH, READ, Event, load, save
 
 GOOD = [Event("writer", PUBLISH, 10 * number, 10 * number + 5, number) for number in range(1, 31)]
 STALE = [*GOOD, Event("reader", READ, 208, 209, 19, 0)]

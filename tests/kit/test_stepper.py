@@ -10,11 +10,11 @@ from typing import Iterator, List, Optional, Set
 import psutil
 import pytest
 
-from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
-from pytest_shmstate.kit.nursery import StepperFailed
-from pytest_shmstate.kit.process import At, Blocked, Done, Process, Raised, StillRunning
-from pytest_shmstate.kit.schedules import Diverged, Turn, load, to_text
-from pytest_shmstate.kit.stepper import LEFT, Stepper, Violated
+from pytest_shmstate.kit.seams.adapter import Adapter, ShmstateAdapter
+from pytest_shmstate.kit.stepping.nursery import StepperFailed
+from pytest_shmstate.kit.stepping.process import At, Blocked, Done, Process, Raised, StillRunning
+from pytest_shmstate.kit.stepping.schedules import Diverged, Turn, load, to_text
+from pytest_shmstate.kit.stepping.stepper import LEFT, Stepper, Violated
 from tests.kit import preparations
 from tests.kit.broken_structures import Block, Refused, Ring, Seqlock
 from tests.kit.lines import Packed
@@ -532,7 +532,7 @@ def test_no_process_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
 
     program = (
         "import os, signal, psutil\n"
-        "from pytest_shmstate.kit.stepper import Stepper\n"
+        "from pytest_shmstate.kit.stepping.stepper import Stepper\n"
         "from tests.kit.broken_structures import Ring\n"
         "stepper = Stepper(Ring())\n"
         "pid = stepper.process('a').child.pid\n"

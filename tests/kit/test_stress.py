@@ -12,11 +12,8 @@ from typing import Any, Dict
 import pytest
 
 from pytest_shmstate import recheck
-from pytest_shmstate.kit import stress as stressing
-from pytest_shmstate.kit.adapter import Adapter, ShmstateAdapter
-from pytest_shmstate.kit.history import load
-from pytest_shmstate.kit.stress import FAILED, LEFT_BEHIND, NO_ANSWER, StressResult, stress
-from pytest_shmstate.kit.verdict import (
+from pytest_shmstate.kit.oracle.history import load
+from pytest_shmstate.kit.oracle.verdict import (
     FUTURE,
     INTEGRITY,
     INVERSION,
@@ -28,6 +25,9 @@ from pytest_shmstate.kit.verdict import (
     VACUOUS,
     VIOLATED,
 )
+from pytest_shmstate.kit.seams.adapter import Adapter, ShmstateAdapter
+from pytest_shmstate.kit.stress import stress as stressing
+from pytest_shmstate.kit.stress.stress import FAILED, LEFT_BEHIND, NO_ANSWER, StressResult, stress
 from tests.kit import broken
 
 pytestmark = pytest.mark.concurrent

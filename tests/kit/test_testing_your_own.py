@@ -17,7 +17,7 @@ from typing import Dict, List, NamedTuple
 import pytest
 
 from pytest_shmstate.kit.checkup import check
-from pytest_shmstate.kit.verdict import UNKNOWN, VIOLATED
+from pytest_shmstate.kit.oracle.verdict import UNKNOWN, VIOLATED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "testing-your-own.md"

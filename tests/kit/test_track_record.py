@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import List
 
-from pytest_shmstate.kit import power
+from pytest_shmstate.kit.power import power
 
 ROOT = Path(__file__).parents[2]
 

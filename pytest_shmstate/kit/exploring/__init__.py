@@ -1,0 +1,1 @@
+"""Every schedule of a small scenario, in one process, under three memory models."""

@@ -1,0 +1,1 @@
+"""Histories of publishes and reads, and the verdicts on them."""

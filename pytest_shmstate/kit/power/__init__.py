@@ -1,0 +1,1 @@
+"""Mutants, and the table of which engine kills which."""

@@ -1,0 +1,1 @@
+"""Where the engines take hold of a structure: its adapter, and each access, system call and look at the clock."""

@@ -1,0 +1,1 @@
+"""Real processes that stop before every shared access and go on when they are told."""

@@ -1,0 +1,1 @@
+"""Real processes at full speed, which write down what they saw."""
