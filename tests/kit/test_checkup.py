@@ -243,7 +243,7 @@ WRONG = {
     "no.such.module:Ring": "there is no module 'no.such.module' here, nor on PYTHONPATH",
     "tests.kit.mended:Rang": "tests.kit.mended has no 'Rang'; it has OfTheMission, Ring, Careless, Renamed",
     "tests.kit.oddities:HERE": "neither an Adapter nor what makes one",
-    "tests.kit.oddities:not_an_adapter": "is a str, not a pytest_shmstate.kit.seams.adapter.Adapter",
+    "tests.kit.oddities:not_an_adapter": "is a str, not a pytest_shmstate.kit.Adapter",
     "tests.kit.oddities:needs_arguments": "raised TypeError",
     "pytest_shmstate.kit.seams.adapter:Adapter": "raised TypeError",
 }

@@ -1,1 +1,3 @@
 """Every schedule of a small scenario, in one process, under three memory models."""
+
+from __future__ import annotations

@@ -1,1 +1,3 @@
 """Real processes that stop before every shared access and go on when they are told."""
+
+from __future__ import annotations

@@ -1,1 +1,3 @@
 """Real processes at full speed, which write down what they saw."""
+
+from __future__ import annotations
