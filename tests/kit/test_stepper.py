@@ -15,6 +15,7 @@ from pytest_shmstate.kit.stepping.nursery import StepperFailed
 from pytest_shmstate.kit.stepping.process import At, Blocked, Done, Process, Raised, StillRunning
 from pytest_shmstate.kit.stepping.schedules import Diverged, Turn, load, to_text
 from pytest_shmstate.kit.stepping.stepper import LEFT, Stepper, Violated
+from tests.core.children import has_ended, until
 from tests.kit import preparations
 from tests.kit.broken_structures import Block, Refused, Ring, Seqlock
 from tests.kit.lines import Packed
@@ -523,7 +524,7 @@ def test_no_process_outlives_its_stepper() -> None:
     stepper.close()
     stepper.close()
 
-    assert not any(psutil.pid_exists(pid) for pid in [*children, root.pid])
+    assert all(has_ended(pid) for pid in [*children, root.pid])
 
 
 def test_no_process_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
@@ -542,12 +543,9 @@ def test_no_process_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60, check=False).stdout
     pids = [int(word) for word in told.split()]
-    deadline = time.monotonic() + 10
-    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
-        os.sched_yield()
 
     assert len(pids) == 3
-    assert not any(psutil.pid_exists(pid) for pid in pids)
+    until(lambda: all(has_ended(pid) for pid in pids))
 
 
 def adapters() -> List[Adapter]:

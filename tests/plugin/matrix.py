@@ -279,14 +279,17 @@ def finish(command: Sequence[str], output: Path, env: Dict[str, str], cwd: Path)
 
 def is_over(group: int, patience: float = 5.0) -> bool:
     """Whether all processes of the group end; the trackers of those that were killed take a moment."""
-
-    def is_empty() -> bool:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
     with suppress(AssertionError):
-        until(is_empty, patience)
-    return is_empty()
+        until(lambda: not running_in(group), patience)
+    return not running_in(group)
+
+
+def running_in(group: int) -> List[int]:
+    """The processes of the group, without those that have ended and wait for init, in its own time, to ask how."""
+    found = []
+    for entry in os.listdir("/proc"):
+        with suppress(ValueError, OSError):
+            state, _, its_group = Path(f"/proc/{int(entry)}/stat").read_bytes().rpartition(b")")[2].split()[:3]
+            if int(its_group) == group and state not in (b"Z", b"X"):
+                found.append(int(entry))
+    return found
