@@ -77,13 +77,20 @@ class Ledger:
         self.others: Dict[str, List[Tuple[int, int, Tuple[Any, ...]]]] = {}
         self._turns: List[bytes] = []
 
-    def refresh(self, only: Optional[Collection[str]] = None) -> None:
-        """Read what was written since the last time. ``only``: of what was made or seen, these names."""
+    def refresh(self, only: Optional[Collection[str]] = None, since: int = 0) -> None:
+        """Read what was written since the last time, and no more.
+
+        Of what was made, seen or gone, ``only`` these names, and nothing that was before ``since``.
+        """
         wanted = None if only is None else [os.fsencode(repr(name)) for name in only]
         for path in self._files():
             for line in self._new_lines(path):
-                if wanted is None or not line.startswith(OF_NAMES) or any(name in line for name in wanted):
-                    self._take(line)
+                if line.startswith(OF_NAMES):
+                    if since and _told_at(line) < since:
+                        continue
+                    if wanted is not None and not any(name in line for name in wanted):
+                        continue
+                self._take(line)
 
     def _files(self) -> Iterator[str]:
         for folder in self._folders:
@@ -202,6 +209,14 @@ class Ledger:
             first = known.pop()
             at, parent = first.at, first.parent
         known.append(Begun(pid, start, parent, at, how, command))
+
+
+def _told_at(line: bytes) -> int:
+    """When a record was written, without reading the rest of it."""
+    try:
+        return int(line.split(b",", 2)[1])
+    except (IndexError, ValueError):  # cut short
+        return 0
 
 
 def new_folder() -> str:

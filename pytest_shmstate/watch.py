@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import gc
 import os
-from time import monotonic, sleep  # by name: a test may put another clock into the module
+from time import monotonic, monotonic_ns, sleep  # by name: a test may put another clock into the module
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from pytest_shmstate import census, reach, recorder
 from pytest_shmstate.attribution import Attribution, Found, inode_of
 from pytest_shmstate.known import is_process_wide
 from pytest_shmstate.leak import DIRECTORY, PROCESS, SEGMENT, SEMAPHORE, SYSV, Owner
-from pytest_shmstate.ledger import Ledger
+from pytest_shmstate.ledger import LATEST_BIRTH, Ledger
 from pytest_shmstate.notices import UNSAID, Notice, Notices
 from pytest_shmstate.timeline import Span, Timeline
 
@@ -47,6 +47,9 @@ class Watch:
         self.release: Callable[[], None] = _nothing
         self._records = recorder.listen()
         self._ledger = Ledger(folder, recorder.file(), outer)
+        # What was made before is nobody's here, and a long session's ledger has much of it. Who was started before counts:
+        # they may start others.
+        self._ledger.refresh(since=monotonic_ns() - LATEST_BIRTH)
         self._notices = Notices(census.SHM_DIR)
         self._table = census.sysv_table()
         self._shmids: Set[int] = set(census.sysv(self._table))

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
@@ -19,8 +20,10 @@ from typing import Any, Callable, Iterator, List, Optional
 import pytest
 
 from pytest_shmstate import census, recorder
+from pytest_shmstate.leak import Owner
 from pytest_shmstate.ledger import Ledger, Made, abandoned, pid_namespace, remove_folder
 from pytest_shmstate.run import Run
+from pytest_shmstate.watch import Watch
 
 
 @pytest.fixture
@@ -362,6 +365,45 @@ def test_only_what_is_asked_for_is_read(run: Run, name: str) -> None:
     remove(name + ".other")
     assert list(ledger.made) == [name]
     assert os.getpid() in ledger.begun
+
+
+def test_what_was_made_long_ago_can_be_left_unread_and_processes_are_read_all_the_same(run: Run, name: str) -> None:
+    by_open(name)
+    remove(name)
+    between = time.monotonic_ns()
+    by_open(name + ".later")
+    ledger = Ledger(run.folder)
+
+    ledger.refresh(since=between)
+    ledger.refresh()
+
+    remove(name + ".later")
+    assert list(ledger.made) == [name + ".later"]
+    assert name not in ledger.gone
+    assert os.getpid() in ledger.begun
+
+
+def test_a_watch_takes_in_what_was_told_just_before_it_began_as_the_entry_may_be_about_to_come(run: Run) -> None:
+    now = time.monotonic_ns()
+    with open(os.path.join(run.folder, "1.1"), "w", encoding="utf-8") as file:
+        for name, at in (("long ago", now - 10**10), ("now", now)):
+            print(("made", at, 1, "open", name, 0, (), 0), file=file)
+
+    watch = Watch(run.folder, Owner("session", "here"), grace=0.0)
+    watch.close()
+
+    assert list(watch._ledger.made) == ["now"]
+
+
+@pytest.mark.parametrize("line", [b"('made'", b"('made', 12", b"('made', soon, 3"])
+def test_a_line_that_was_cut_short_is_from_long_ago(run: Run, line: bytes) -> None:
+    with open(os.path.join(run.folder, "1.1"), "wb") as file:
+        file.write(line + b"\n")
+    ledger = Ledger(run.folder)
+
+    ledger.refresh(since=13)
+
+    assert ledger.made == {}
 
 
 def test_what_is_gone_is_forgotten_when_there_is_much(run: Run, name: str) -> None:
