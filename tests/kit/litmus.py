@@ -12,7 +12,7 @@ from typing import Any, FrozenSet, List, NamedTuple, Optional, Sequence, Set, Tu
 
 from pytest_shmstate.kit.exploring import explorer
 from pytest_shmstate.kit.exploring.actors import Actor, Run
-from pytest_shmstate.kit.exploring.models import Model
+from pytest_shmstate.kit.exploring.models import SEQUENTIAL, Model
 
 #: ("load", cell), ("store", cell, value), ("fence",)
 Operation = Tuple[Any, ...]
@@ -78,12 +78,19 @@ class State(NamedTuple):
     seen: Tuple[Tuple[str, int], ...]
 
 
-def interpreted(programs: Sequence[Program], model: Model) -> Set[Outcome]:
+def _beginning(programs: Sequence[Program]) -> State:
     nothing: Tuple[Any, ...] = ((),) * len(programs)
-    begin = State((0,) * len(programs), nothing, nothing, (0,) * len(programs), nothing, ())
+    return State((0,) * len(programs), nothing, nothing, (0,) * len(programs), nothing, ())
+
+
+def _outcome(state: State) -> Outcome:
+    return state.loaded, tuple(_value(state.seen, cell, len(state.seen)) for cell in CELLS)
+
+
+def interpreted(programs: Sequence[Program], model: Model) -> Set[Outcome]:
     outcomes: Set[Outcome] = set()
     known: Set[State] = set()
-    left = [begin]
+    left = [_beginning(programs)]
     while left:
         state = left.pop()
         if state in known:
@@ -92,7 +99,23 @@ def interpreted(programs: Sequence[Program], model: Model) -> Set[Outcome]:
         following = [after for who in range(len(programs)) for after in _steps(state, who, programs[who], model)]
         left += following
         if not following:
-            outcomes.add((state.loaded, tuple(_value(state.seen, cell, len(state.seen)) for cell in CELLS)))
+            outcomes.add(_outcome(state))
+    return outcomes
+
+
+def interpreted_within(programs: Sequence[Program], preemptions: int) -> Set[Outcome]:
+    """What can come of it where nothing is reordered, and no state is taken for another: each schedule from its start."""
+    outcomes: Set[Outcome] = set()
+    left: List[Tuple[State, Optional[int], int]] = [(_beginning(programs), None, 0)]
+    while left:
+        state, last, preempted = left.pop()
+        able = [who for who, program in enumerate(programs) if state.at[who] < len(program)]
+        if not able:
+            outcomes.add(_outcome(state))
+        for who in able:
+            price = preempted + (who != last and last in able)
+            if price <= preemptions:
+                left += [(after, who, price) for after in _steps(state, who, programs[who], SEQUENTIAL)]
     return outcomes
 
 

@@ -159,19 +159,22 @@ class Dying(Scenario):
 
     def __init__(self) -> None:
         self.kills = {"mortal": 1}
-        self.left: List[Tuple[int, bool]] = []
+        #: What is there in the end, how many stores were made, whether it died.
+        self.left: List[Tuple[int, int, bool]] = []
 
     def begin(self, run: Run) -> Play:
         cell = run.cells.number("progress")
         mortal, witness = run.actors
+        made = [0]
 
         def go() -> None:
             for number in (1, 2, 3):
                 mortal.store(cell, number, f"store {number}")
+                made.append(number)
 
         def look() -> None:
             witness.system_call("wait for its end", lambda: mortal.is_over)
-            self.left.append((witness.load(cell, "load progress"), mortal.is_dead))
+            self.left.append((witness.load(cell, "load progress"), made[-1], mortal.is_dead))
 
         return Lines([go, look], lambda: None)
 
@@ -183,7 +186,9 @@ def test_a_kill_comes_before_each_step_and_loses_no_store_that_was_made(model: M
     certificate = explore(scenario, model)
 
     assert certificate.outcome == "OK"
-    assert set(scenario.left) >= {(0, True), (1, True), (2, True), (3, False)}
+    assert {(left, died) for left, _, died in scenario.left} >= {(0, True), (1, True), (2, True), (3, False)}
+    if not model.is_stale:  # what was stored may not be loaded yet
+        assert [(left, made) for left, made, died in scenario.left if died and left != made] == []
 
 
 def test_a_kill_is_told_where_it_happened() -> None:

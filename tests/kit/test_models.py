@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytest_shmstate.kit.exploring.models import BUFFERED, MODELS, REORDERING, SEQUENTIAL, Model
-from tests.kit.litmus import CELLS, Program, explored, interpreted, loads_of
+from tests.kit.litmus import CELLS, Program, explored, interpreted, interpreted_within, loads_of
 
 X, Y = CELLS
 FENCE = ("fence",)
@@ -132,6 +132,13 @@ def test_fewer_preemptions_find_nothing_else(programs: List[Program], model: Mod
     few = [explored(programs, model, preemptions) for preemptions in (0, 1, 8)]
 
     assert few[0] <= few[1] <= few[2] == everything
+
+
+@settings(max_examples=settings.default.max_examples // 2 if settings.default else 50)
+@given(programs=programs, preemptions=st.integers(0, 3))
+@example(programs=[[FENCE, store(X), store(X, 2)], [_LOAD_X, _LOAD_X]], preemptions=2)
+def test_within_a_bound_it_finds_every_outcome_and_no_other(programs: List[Program], preemptions: int) -> None:
+    assert explored(programs, SEQUENTIAL, preemptions) == interpreted_within(programs, preemptions)
 
 
 def test_a_preemption_is_what_finds_a_lost_update() -> None:

@@ -281,7 +281,7 @@ class _Search:
                     failed = stage.conclude()
                     break
                 if len(choices) > 1:
-                    key: Hashable = (stage.run.key(), stage.play.key(), tuple(stage.kills))
+                    key: Hashable = (stage.run.key(), stage.play.key())  # who is dead says who may not be killed again
                     if self._preemptions is not None:
                         key = (key, last, preempted)
                     if key in self._seen:
