@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import List
 
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["pytester"]
@@ -17,3 +19,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # A shell that runs something in the background has it ignore SIGINT, and its children inherit that. Tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    """Those first that take minutes, or at the end one core has them and the other nothing."""
+    items.sort(key=lambda item: item.get_closest_marker("thorough") is None)

@@ -31,7 +31,7 @@ def stepper(shmstate_stepper: Stepper) -> Iterator[Stepper]:
 
 def quickly(examples: int = EXAMPLES, **more: Any) -> settings:
     """No database: what was found yesterday is not to be found again today."""
-    return settings(max_examples=examples, database=None, stateful_step_count=30, **more)
+    return settings(max_examples=examples, database=None, stateful_step_count=30, report_multiple_bugs=False, **more)
 
 
 # ---- what is right passes, and what it took is counted
@@ -115,6 +115,15 @@ def test_what_was_met_is_told_of_a_machine_that_fails_too(stepper: Stepper) -> N
 
     assert met["examples"] > 0
     assert met["reads"] > 0
+
+
+def test_what_breaks_two_rules_is_told_by_one_of_them(stepper: Stepper) -> None:
+    machine = machine_for(Seqlock(recovery="bump"), stepper=stepper, waits_for_writers=True)
+    adapter, how = Seqlock(recovery="bump"), quickly(1000, phases=[Phase.generate, Phase.shrink])
+
+    assert not machine.TestCase.settings.report_multiple_bugs
+    with pytest.raises(Violated):
+        run_machine(adapter, stepper=stepper, waits_for_writers=True, settings=settings(how, report_multiple_bugs=True))
 
 
 def test_machines_of_different_structures_have_different_names() -> None:

@@ -114,7 +114,13 @@ def run_machine(adapter: Adapter, *, settings: Optional[Settings] = None, **opti
 def _as_it_needs(settings: Optional[Settings]) -> Settings:
     # To explain a failure Hypothesis traces every line of the driver, which tells nothing about the structure.
     phases = [phase for phase in (settings or Settings()).phases if phase is not Phase.explain]
-    return Settings(settings, phases=phases, deadline=None, suppress_health_check=list(HealthCheck))
+    return Settings(
+        settings,
+        phases=phases,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,  # several would come as a group of exceptions, not as Violated
+    )
 
 
 # Strategies are kept: to make one, and have it validated, takes longer than to draw from it.
