@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Optional
 
-from pytest_shmstate.kit.seams.adapter import Adapter
+from pytest_shmstate.kit import Adapter
 
 
 class SharedDict(Adapter):

@@ -93,16 +93,19 @@ class WorkerPool:
         self._start_all(cancelled)
 
     def _start_all(self, cancelled: Callable[[], bool]) -> None:
+        def given_up() -> bool:  # also if another thread starts it while the process exits
+            return cancelled() or self._stopping.is_set()
+
         try:
             if not self._forks:
                 resource_tracker.ensure_running()  # its first start unblocks SIGINT, which launch() wants blocked
             for member in self._members.values():
                 member.remove_leftovers()  # a new fleet does not begin with the states of an old one
-                if cancelled():
+                if given_up():
                     raise WorkerDied(f"worker {member.name!r} was not started: the start of the pool was cancelled")
                 self._launch(member)
             for member in self._members.values():
-                member.await_ready(self._start_timeout, cancelled)
+                member.await_ready(self._start_timeout, given_up)
             for name in self._members:
                 self._service.attach(name)
         except BaseException:

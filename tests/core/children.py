@@ -36,7 +36,7 @@ GRACE = 5.0
 
 
 def until(condition: Callable[[], object], timeout: float = PATIENCE, *, name: str = "it") -> None:
-    """Wait for what will come true by itself."""
+    """Wait for what will come true by itself. Where tests pause, they pause here, between two looks."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"{name}: not within {timeout} seconds"

@@ -435,6 +435,45 @@ def test_no_worker_is_started_any_more_once_the_start_is_cancelled(prefix: str) 
     assert asked == [[], [f"{prefix}.w1"]]
 
 
+def test_a_start_in_another_thread_is_given_up_when_the_process_exits(prefix: str) -> None:
+    pools: List[WorkerPool] = []
+
+    class Known(WorkerPool):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            pools.append(self)
+            super().__init__(*args, **options)
+
+    with ThreadPoolExecutor(1) as thread:
+        started = thread.submit(Known, prefix, {"w1": children.never_make}, start_method="fork", start_timeout=10.0)
+        until(multiprocessing.active_children)
+        pools[0]._stopping.set()  # what is done at exit begins with that
+
+        with pytest.raises(WorkerDied, match="given up while it started"):
+            started.result()
+
+
+def test_ctrl_c_while_pipes_are_made_waits_until_the_worker_is_known(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = multiprocessing.context.BaseContext.Pipe, []
+
+    def make_and_interrupt(*args: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        made.append(make(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(multiprocessing.context.BaseContext, "Pipe", make_and_interrupt)
+    before, mask = open_descriptors(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    with pytest.raises(KeyboardInterrupt):
+        WorkerPool(prefix, {"w1": Adder}, start_method="fork")
+
+    assert len(made) == 2
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    assert segments(prefix) == []
+    assert open_descriptors() == before
+
+
 def test_a_state_that_somebody_alive_owns_stops_the_start_and_stays(prefix: str) -> None:
     with StateWriter(prefix + ".w2") as owner:
         owner.publish("mine")

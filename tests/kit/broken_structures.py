@@ -114,6 +114,28 @@ class Ring(OverSharedMemory):
         raise Refused("no whole copy")
 
 
+class Barred(Ring):
+    """Its readers wait while a publish is under way, which they need not; an heir lets them in."""
+
+    title = "barred"
+    bar = 7
+
+    def adopt(self, block: Block) -> None:
+        block.words[self.bar] = 0
+
+    def publish(self, writer: Block, payload: bytes) -> Optional[int]:
+        writer.words[self.bar] = 1
+        try:
+            return super().publish(writer, payload)
+        finally:
+            writer.words[self.bar] = 0
+
+    def read(self, reader: Block) -> Optional[bytes]:
+        while reader.words[self.bar]:
+            pass
+        return super().read(reader)
+
+
 class Flag(OverSharedMemory):
     title = "flag"
 

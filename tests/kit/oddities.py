@@ -115,7 +115,7 @@ class Keeps(Ring):
 
 
 class Impatient(Ring):
-    """Sleeps, and gives up after five seconds; nobody who explores it has so long."""
+    """Sleeps, and gives up after five seconds. That is what it is for: under the engines its sleep takes no time."""
 
     title = "impatient"
     refusals = (TimeoutError,)

@@ -16,7 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from pytest_shmstate.kit.seams.adapter import Adapter, ShmstateAdapter
 from pytest_shmstate.kit.stepping.machines import Machine, machine_for, run_machine
 from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
-from tests.kit.broken_structures import Flag, Locked, Refuses, Ring, Seqlock
+from tests.kit.broken_structures import Barred, Flag, Locked, Refuses, Ring, Seqlock
 
 IS_THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 EXAMPLES = 500 if IS_THOROUGH else 30
@@ -95,6 +95,7 @@ TWINS: Dict[str, Tuple[Adapter, Dict[str, Any], str]] = {
     "one buffer": (Flag(early=False, buffers=1), {}, "VIOLATED"),
     "no odd mark": (Seqlock(marks=False), {}, "VIOLATED"),
     "readers wait for a frozen writer": (Seqlock(), {"disturbances": []}, "liveness"),
+    "readers wait for a dead writer": (Barred(), {"waits_for_writers": True}, "liveness"),
     "a death between the marks": (
         Seqlock(),
         {"waits_for_writers": True, "disturbances": ["kill"]},

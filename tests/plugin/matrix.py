@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import psutil
 import pytest
 
 from tests.core.children import until
@@ -30,6 +31,7 @@ from tests.core.children import until
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Far more than any of them takes; only a failure waits for it.
 PATIENCE = 90.0
+ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 PASSED, FAILED, INTERRUPTED, USAGE_ERROR = 0, 1, 2, 4
 #: Nothing of the outer run, nor of the machine that it is on, may steer the inner one.
 NOT_INHERITED = re.compile(r"GITHUB_|CI$|PYTEST_(?!SHMSTATE_(LEDGER|PARENT)|DEBUG)")
@@ -287,9 +289,8 @@ def is_over(group: int, patience: float = 5.0) -> bool:
 def running_in(group: int) -> List[int]:
     """The processes of the group, without those that have ended and wait for init, in its own time, to ask how."""
     found = []
-    for entry in os.listdir("/proc"):
-        with suppress(ValueError, OSError):
-            state, _, its_group = Path(f"/proc/{int(entry)}/stat").read_bytes().rpartition(b")")[2].split()[:3]
-            if int(its_group) == group and state not in (b"Z", b"X"):
-                found.append(int(entry))
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] not in ENDED:
+                found.append(process.pid)
     return found

@@ -11,10 +11,11 @@ from tests.plugin.matrix import bare
 
 #: ``tell("x")`` and ``wait_for("x")`` between tests of two workers; a folder of the run holds what was told.
 BARRIER = """
-    import os, pathlib, signal, time
+    import os, pathlib, signal
     from multiprocessing.shared_memory import SharedMemory
 
     import pytest
+    from tests.core.children import until
 
     HERE = pathlib.Path(__file__).parent
 
@@ -22,10 +23,7 @@ BARRIER = """
         (HERE / word).touch()
 
     def wait_for(word):
-        deadline = time.monotonic() + 30
-        while not (HERE / word).exists():
-            assert time.monotonic() < deadline, word
-            time.sleep(0.005)
+        until((HERE / word).exists, name=word)
 
     def drop(segment):
         segment.close()

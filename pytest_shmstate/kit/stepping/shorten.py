@@ -1,7 +1,7 @@
 """Schedules of real processes taken again: as they were, or without what they do not need to break the structure.
 
 Hypothesis shrinks what it drew, and what it drew decides what can be drawn after it: it often ends at twice the turns that
-it takes. Here turns are left out, and the rest is taken again; all that counts is that the same kind of thing breaks.
+it takes. Here turns are left out or made one, and the rest is taken again; all that counts is that the same kind of thing breaks.
 """
 
 from __future__ import annotations
@@ -110,10 +110,9 @@ def _joined(turns: List[Turn]) -> Iterator[List[Turn]]:
     """The turns with two that one process took in a row as one, of each such two."""
     for at, (turn, after) in enumerate(zip(turns, turns[1:])):
         if turn.process == after.process and turn.action in (BEGIN, GO) and after.action == GO:
-            *before, steps, until = turn.arguments
-            more, then = after.arguments
-            if not until:
-                yield [*turns[:at], turn._replace(arguments=(*before, steps + more, then)), *turns[at + 2 :]]
+            *before, steps, _ = turn.arguments
+            more, until = after.arguments
+            yield [*turns[:at], turn._replace(arguments=(*before, steps + more, until)), *turns[at + 2 :]]
 
 
 def _kind_of(violated: Violated) -> str:
