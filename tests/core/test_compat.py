@@ -85,7 +85,7 @@ def test_a_creation_that_fails_says_nothing_to_the_tracker(monkeypatch: pytest.M
 def test_a_map_keeps_a_descriptor_before_python_3_13_and_none_after(tmp_path: object, size: int) -> None:
     with open(f"{tmp_path}/file", "w+b") as file:
         file.truncate(size)
-        before = children.open_descriptors()
+        before = children.descriptors_before()
 
         with compat.map_shared(file.fileno(), size, writable=False) as mapped:
             kept = children.open_descriptors() - before

@@ -238,7 +238,7 @@ def test_a_missing_state_is_named_with_its_path_and_what_to_do(name: str) -> Non
 def test_attaching_keeps_no_descriptor_of_its_own_when_it_fails(name: str) -> None:
     with open(memory.path_of(name), "wb") as file:
         file.write(b"x" * 100)
-    before = children.open_descriptors()
+    before = children.descriptors_before()
 
     for _ in range(5):
         with pytest.raises(CorruptSegment):

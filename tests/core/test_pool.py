@@ -29,7 +29,17 @@ from shmstate import pool as pool_module
 from shmstate.layout import SHM_DIR
 from shmstate.member import Member
 from tests.core import children
-from tests.core.children import Adder, Child, Pickled, Restored, has_ended, open_descriptors, run, until
+from tests.core.children import (
+    Adder,
+    Child,
+    Pickled,
+    Restored,
+    descriptors_before,
+    has_ended,
+    open_descriptors,
+    run,
+    until,
+)
 
 Start = Callable[..., Child]
 
@@ -190,7 +200,7 @@ def test_slots_and_max_size_are_those_of_the_workers_writers(prefix: str) -> Non
 
 def test_a_pool_leaves_no_descriptor_open(prefix: str) -> None:
     WorkerPool(prefix, {"w1": Adder}, **QUICK).close()  # type: ignore[arg-type]
-    before = open_descriptors()
+    before = descriptors_before()
 
     for _ in range(3):
         WorkerPool(prefix, {"w1": Adder, "w2": Adder}, restarts=1, **QUICK).close()  # type: ignore[arg-type]
@@ -396,7 +406,7 @@ def test_a_worker_that_cannot_start_is_told_and_nothing_is_left_running(
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_machine_that_does_not_pickle_is_refused_and_nothing_is_left_running(prefix: str, method: str) -> None:
-    before = open_descriptors()
+    before = descriptors_before()
 
     with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
         WorkerPool(prefix, {"w1": Adder, "w2": lambda: Adder()}, start_method=method)  # noqa: PLW0108
@@ -463,7 +473,7 @@ def test_ctrl_c_while_pipes_are_made_waits_until_the_worker_is_known(
         return made[-1]
 
     monkeypatch.setattr(multiprocessing.context.BaseContext, "Pipe", make_and_interrupt)
-    before, mask = open_descriptors(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before, mask = descriptors_before(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     with pytest.raises(KeyboardInterrupt):
         WorkerPool(prefix, {"w1": Adder}, start_method="fork")

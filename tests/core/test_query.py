@@ -21,7 +21,7 @@ from shmstate import (
 from shmstate.memory import path_of
 from shmstate.query import state_name
 from tests.core import children
-from tests.core.children import Child, open_descriptors, until
+from tests.core.children import Child, descriptors_before, open_descriptors, until
 
 Start = Callable[..., Child]
 
@@ -215,7 +215,7 @@ def test_following_many_restarts_keeps_no_more_open_than_the_last(service: Query
         with open_worker(service, "w1") as writer:
             writer.publish(turn)
             assert service.query("w1").value == turn
-        before = before or open_descriptors()
+        before = before or descriptors_before()
 
     assert open_descriptors() <= (before or 0)
 
@@ -277,7 +277,7 @@ def test_attaching_an_unknown_worker_says_so(service: QueryService) -> None:
 def test_closing_forgets_the_workers_and_keeps_nothing_open(prefix: str) -> None:
     with StateWriter(prefix + ".w1") as writer:
         writer.publish(1)
-        before = open_descriptors()
+        before = descriptors_before()
         service = QueryService(prefix)
         service.query("w1")
 

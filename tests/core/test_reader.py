@@ -362,7 +362,7 @@ def test_an_invalid_name_is_refused(name: Any) -> None:
 def test_a_codec_that_does_not_match_leaves_no_map_behind(name: str) -> None:
     with StateWriter(name, codec="pickle") as writer:
         writer.publish(1)
-        before = children.open_descriptors()
+        before = children.descriptors_before()
 
         for _ in range(5):
             with pytest.raises(CodecMismatch, match=f"'{name}' is written with codec 'pickle'"):
@@ -469,7 +469,7 @@ def test_closing_a_reader_leaves_the_state(name: str) -> None:
 def test_a_reader_that_is_let_go_of_keeps_nothing_open(name: str) -> None:
     with StateWriter(name) as writer:
         writer.publish(1)
-        before = children.open_descriptors()
+        before = children.descriptors_before()
 
         for _ in range(5):
             assert StateReader(name).get() == 1

@@ -306,7 +306,7 @@ def test_a_pickled_writer_shares(name: str) -> None:
 
 
 def test_one_descriptor_more_than_others_and_none_is_left(name: str) -> None:
-    before = children.open_descriptors()
+    before = children.descriptors_before()
     with StateWriter(name, shared=True, max_size=4096, codec="raw") as writer:
         writer.publish(b"")
         opened = children.open_descriptors()

@@ -148,7 +148,8 @@ def stepper() -> Iterator[Stepper]:
 
 STEPPED: Dict[Type[Adapter], str] = {
     SingleWithRetry: r"VIOLATED \(integrity\)",
-    Double: r"VIOLATED \(integrity\)",
+    # Who goes into the buffer that is being written finds it torn, or whole and not yet published: the next read is older.
+    Double: r"VIOLATED \((integrity|new-old inversion)\)",
     Resized: r"VIOLATED \((integrity|stale)\)|raised FileNotFoundError",
     Renamed: r"VIOLATED \(stale\)|raised FileNotFoundError",
 }

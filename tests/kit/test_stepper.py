@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import Iterator, List, Optional, Set
+from typing import Any, Iterator, List, Optional, Set
 
 import psutil
 import pytest
@@ -199,6 +200,28 @@ def test_an_error_that_nobody_documented_is_judged(stepper: Stepper) -> None:
 
     with pytest.raises(Violated, match="'read' by reader raised LookupError: nothing here"):
         stepper.judge()
+
+
+class KeepsCalls(Ring):
+    """Functions in C are no methods where they are kept in a class; what stands for them must be none either."""
+
+    look: Any = os.stat
+    clock: Any = time.monotonic
+    fine_clock: Any = time.monotonic_ns
+    wait: Any = time.sleep
+
+    def read(self, reader: Block) -> Optional[bytes]:
+        self.look("/dev/shm", follow_symlinks=False)
+        self.wait(self.clock() * 0 + self.fine_clock() * 0)
+        return super().read(reader)
+
+
+def test_calls_that_a_class_keeps_are_no_methods(stepper: Stepper) -> None:
+    stepper.reset(KeepsCalls())
+    pair(stepper, 64)
+    do(stepper, "reader", "read")
+
+    assert stepper.judge()
 
 
 class Gives(Seqlock):

@@ -142,6 +142,19 @@ def _is_taken(fd: int, wanted: bytes) -> bool:
     return in_the_way != fcntl.F_UNLCK
 
 
+class _Unbound:
+    """Stands for a function in C: in a class it is no method, and gets no ``self``.
+
+    Such are kept in classes: ``clock = time.monotonic`` in many, ``stat = os.stat`` in Python 3.10's pathlib.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+
 def _behind_a_gate(call: Any, name: str, gates: Gates) -> Any:
     def call_behind_a_gate(file: Any, *args: Any, **kwargs: Any) -> Any:
         if gates.is_watching:
@@ -150,7 +163,7 @@ def _behind_a_gate(call: Any, name: str, gates: Gates) -> Any:
                 gates("ask for the name" if (name, label) == ("stat", "name") else f"{name} {label}")
         return call(file, *args, **kwargs)
 
-    return call_behind_a_gate
+    return _Unbound(call_behind_a_gate)
 
 
 def _stop_the_clock(gates: Gates) -> None:
@@ -167,6 +180,6 @@ def _stop_the_clock(gates: Gates) -> None:
         now[0] += 1
         return now[0]
 
-    time.sleep = sleep_behind_a_gate
-    time.monotonic_ns = monotonic_ns
-    time.monotonic = lambda: monotonic_ns() / 1e9
+    time.sleep = _Unbound(sleep_behind_a_gate)
+    time.monotonic_ns = _Unbound(monotonic_ns)
+    time.monotonic = _Unbound(lambda: monotonic_ns() / 1e9)
