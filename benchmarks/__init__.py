@@ -1,0 +1,1 @@
+"""The experiments, and the peers, measured: ``python -m benchmarks --help``. Never a gate."""
