@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Tuple, Union
+from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 
 class Series(NamedTuple):
@@ -64,6 +64,11 @@ def micro(microseconds: float) -> str:
         if abs(microseconds) >= size:
             return f"{figures(microseconds / size)} {unit}"
     return f"{figures(microseconds * 1e3)} ns"
+
+
+def quantiles(summary: Mapping[str, float], *parts: str) -> List[str]:
+    """Of a summary of times; empty where there were too few of them to tell."""
+    return [micro(summary[part]) if part in summary else "" for part in parts]
 
 
 def nbytes(count: float) -> str:

@@ -55,7 +55,7 @@ def _bind(memory: Memory) -> _Bound:
     return words, memory.data, layout.slots, layout.where, layout.checksum, [_UNKNOWN] * layout.slots, ring
 
 
-# Closures over prepared names: an attribute looked up costs as much as a load of a shared word. benchmarks/quick.py
+# Closures over prepared names: an attribute looked up costs as much as a load of a shared word. benchmarks/parts/numbers.py
 # holds the ratios that this buys.
 
 
