@@ -100,7 +100,7 @@ def _of_many(data: Mapping[str, Any]) -> Iterator[Row]:
         f"shared memory a state, {count}", nbytes(shared), "at most 24 KB", PASSES if shared <= 24 << 10 else MISSED
     )
     verdict = PASSES if descriptors <= 2 else MISSED
-    yield Row(f"descriptors a handle, {count}", f"{descriptors:g}", "at most 2", verdict)
+    yield Row(f"descriptors a state, writer and reader together, {count}", f"{descriptors:g}", "at most 2", verdict)
 
 
 def _of_plugin(data: Mapping[str, Any]) -> Iterator[Row]:

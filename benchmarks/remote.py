@@ -77,6 +77,7 @@ class Remote:
         try:
             self._line.send(message)
         except OSError as error:
+            self._process.join(10)
             raise RemoteFailed(f"process {self.pid} is gone, {self._process.exitcode}") from error
 
     def _receive(self) -> Any:
@@ -84,7 +85,7 @@ class Remote:
             raise RemoteFailed(f"process {self.pid} said nothing for {PATIENCE:g} s")
         try:
             succeeded, told = self._line.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join(10)
             raise RemoteFailed(f"process {self.pid} ended by itself, {self._process.exitcode}") from None
         if not succeeded:
@@ -117,8 +118,8 @@ def _serve(line: Any, factory: Callable[..., Any], args: Any) -> None:
                 outcome = (True, told)
             except Exception:
                 outcome = (False, traceback.format_exc())
-            if goes_on:
-                line.recv()  # that it was to stop
+            if goes_on and line.recv() is not None:  # not that it was to stop: that this is the end
+                break
             line.send(outcome)
     if hasattr(made, "close"):
         made.close()

@@ -37,7 +37,12 @@ def reached() -> Dict[str, Any]:
     return {
         "numbers": {
             "read_bytes": [call(64, 2.5), call(256 << 10, 1.15)],
-            "get": [call(500, 1.25, engine="msgpack"), call(20000, 1.03, engine="msgpack"), call(500, 9.0, engine="msgspec"), call(20000, 9.0, engine="msgspec")],
+            "get": [
+                call(500, 1.25, engine="msgpack"),
+                call(20000, 1.03, engine="msgpack"),
+                call(500, 9.0, engine="msgspec"),
+                call(20000, 9.0, engine="msgspec"),
+            ],
             "publish": [call(500, 1.3, engine="msgpack"), call(500, 9.0, engine="msgspec")],
             "restless": [restless("500 B, decoded", 99.0, 0.049), restless("20 KB, raw bytes", 9.9, 0.049)],
             "writer": {"readers": 1, "cores": 2, "ratio": ratio(0.91)},
@@ -78,7 +83,9 @@ MISSES: Dict[str, Callable[[Dict[str, Any]], None]] = {
         "sizes"
     ]["500 B"]["loads"]["10 ms"]["ratios"]["queue"].update(p99=100.0),
     "shared memory a state, 1,000 states of 500 B": lambda parts: parts["many"]["bar"].update(shared_bytes_each=24577),
-    "descriptors a handle, 1,000 states of 500 B": lambda parts: parts["many"]["bar"].update(descriptors_each=3),
+    "descriptors a state, writer and reader together, 1,000 states of 500 B": lambda parts: parts["many"]["bar"].update(
+        descriptors_each=3
+    ),
     "the leak detector, a test that makes no segment": lambda parts: parts["plugin"]["bar"].update(
         added_us_nothing=100.0
     ),
