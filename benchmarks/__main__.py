@@ -81,7 +81,8 @@ def measure(given: argparse.Namespace, lacking: str) -> int:
     def keep(name: str, part: running.Part) -> None:
         results.save(kept, file)
         trouble = running.trouble(part)
-        progress.line(f"{name}: {part['seconds']:.1f} s{', ' if trouble else ''}{trouble}")
+        if trouble or not sys.stderr.isatty():  # a terminal has a bar for it
+            progress.line(f"{name}: {part['seconds']:.1f} s{', ' if trouble else ''}{trouble}")
 
     with terminated_is_interrupted(), progress.shown() as show:
         finished = running.run(names, kept, keep, show)

@@ -51,6 +51,7 @@ def _with_a_bar(progress: Any, part: str, steps: int) -> Iterator[Tell]:
 
     try:
         yield tell
+        progress.update(task, completed=steps)
     finally:
         progress.update(task, description="")
         progress.stop_task(task)

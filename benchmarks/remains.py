@@ -40,10 +40,10 @@ class Before(NamedTuple):
         multiprocessing.active_children()  # waits for those that have ended
         below = _below(os.getpid())
         told = [f"process {pid}: {command}" for pid, command in below.items() if pid not in self.processes]
-        new = {name for name, inode in set(_entries()) - self.entries}
-        if new:
-            new -= _held_by_others(new, {os.getpid(), *below})
-        return sorted(told) + [f"/dev/shm/{name}: {_size(name)} bytes" for name in sorted(new)]
+        new = {name: _inodes(name) for name, inode in set(_entries()) - self.entries}
+        held = _held_by_others({os.getpid(), *below}) if new else set()
+        left = sorted(name for name, inodes in new.items() if not inodes & held)
+        return sorted(told) + [f"/dev/shm/{name}: {_size(name)} bytes" for name in left]
 
 
 def _entries() -> Iterator[Tuple[str, int]]:
@@ -65,24 +65,39 @@ def _size(name: str) -> int:
         return 0
 
 
-def _held_by_others(names: Set[str], ours: Set[int]) -> Set[str]:
-    """Those of the names that a process which is not ours has open or mapped."""
-    held: Set[str] = set()
+def _inodes(name: str) -> Set[int]:
+    """Its own, and if it is a folder those of all that is in it."""
+    inodes = {inode for path in (_SHM / name).rglob("*") for inode in _inode(str(path))}
+    return inodes.union(_inode(str(_SHM / name)))
+
+
+def _inode(path: str) -> Tuple[int, ...]:
+    """One, or none: it is gone, or is another user's, or no file of /dev/shm at all."""
+    with suppress(OSError):
+        status = os.stat(path)
+        if status.st_dev == _SHM.stat().st_dev:
+            return (status.st_ino,)
+    return ()
+
+
+def _held_by_others(ours: Set[int]) -> Set[int]:
+    """What processes that are not ours have open or mapped; by inode, as semaphores are mapped by another name."""
+    held: Set[int] = set()
     for pid in _pids():
         if pid not in ours:
-            held.update(path[len("/dev/shm/") :] for path in _files_of(pid) if path.startswith("/dev/shm/"))
-    return {name for name in names if any(path == name or path.startswith(f"{name}/") for path in held)}
+            with suppress(OSError):  # it ended, or is another user's
+                held.update(_mapped(pid))
+                for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                    held.update(_inode(f"/proc/{pid}/fd/{descriptor}"))
+    return held
 
 
-def _files_of(pid: int) -> Set[str]:
-    files: Set[str] = set()
-    with suppress(OSError):  # it ended, or is another user's
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            files.update(line.rstrip("\n").split(maxsplit=5)[5] for line in maps if "/dev/shm/" in line)
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(FileNotFoundError):
-                files.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-    return files
+def _mapped(pid: int) -> Iterator[int]:
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5].startswith("/dev/shm/"):
+                yield int(fields[4])
 
 
 def _below(top: int) -> Dict[int, str]:

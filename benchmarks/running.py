@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import traceback
 from importlib import import_module
@@ -23,13 +24,11 @@ def run(names: Iterable[str], results: Results, keep: Callable[[str, Part], None
     began = time.perf_counter()
     for name in names:
         part: Part = {"seconds": 0.0}
-        interrupted = False
         try:
             measure(name, part, Effort(results["quick"]), show)
-        except KeyboardInterrupt:
+            interrupted = part.get("failed") == INTERRUPTED
+        except KeyboardInterrupt:  # while it was looked what is left
             interrupted = True
-            if "data" not in part:
-                part["failed"] = INTERRUPTED
         results["parts"][name] = part
         results["seconds"] = round(time.perf_counter() - began, 1)
         keep(name, part)
@@ -47,13 +46,15 @@ def measure(name: str, part: Part, effort: Effort, show: Show) -> None:
             data = module.measure(effort, tell)
         saved(data)  # what JSON does not have is a failure of this part, not of the whole file
         part["data"] = data
+    except KeyboardInterrupt:
+        part["failed"] = INTERRUPTED
     except Exception:
         part["failed"] = traceback.format_exc()
-    finally:
-        part["seconds"] = round(time.perf_counter() - began, 1)
-        left = before.left()
-        if left:
-            part["left"] = left
+    part["seconds"] = round(time.perf_counter() - began, 1)
+    gc.collect()  # a queue's semaphores go with the queue
+    left = before.left()
+    if left:
+        part["left"] = left
 
 
 def trouble(part: Part) -> str:

@@ -15,7 +15,7 @@ their documentation says. Then it is removed.
     {"baseline", "deadline_seconds", "watch_seconds", "kills", "killed_size",
      "sizes_bytes": {size: bytes},
      "peers": {title: {
-        "version", "missing", "how", "leaves_out", "cleared_by", "stays", "answers_itself",
+        "version", "missing", "how", "leaves_out", "cleared_by", "stays", "answers_itself", "variant",
         "speed": {size: {"publish" | "read" | "new": {"p50", "p99", ..., "ratio": {"ratio", "low", "high"}}, "stale"}},
         "watched": {size: {"found": {what: how often}, "longest", "published"}},
         "killed": {"kills", "attached": {what: how often}, "late": {...}, "lost", "lost_attached", "longest", "left": [...]},
@@ -31,13 +31,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import ExitStack
-from typing import Any, Callable, Dict, List, Sequence, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Type
 
 from benchmarks.harness import Effort, Take, Tell, interleaved, pooled, ratio
 from benchmarks.peers.everyone import ALL
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.sides import Look
-from benchmarks.peers.trial import PATIENCE, Blocked, Process, Trial
+from benchmarks.peers.trial import PATIENCE, Blocked, Company, Process, Trial
 from benchmarks.remote import RemoteFailed
 from benchmarks.states import SIZES
 
@@ -63,20 +63,24 @@ def measure(effort: Effort, tell: Tell, kinds: Kinds = ALL) -> Dict[str, Any]:
     """All of it; the first kind is what the others are compared with."""
     there = [kind for kind in kinds if not kind.missing()]
     told = {kind.title: _introduced(kind) for kind in kinds}
-    for label, size in SIZES.items():
-        tell(f"peers, {label}")
-        for title, figures in speed(there, size, effort).items():
-            told[title]["speed"][label] = figures
-    for kind in kinds:
-        tell(f"{kind.title}, torn data")
-        if kind in there:
-            for label in effort.of(WATCHED, WATCHED[-1:]):
-                seen = _attempted(watched, kind, SIZES[label], effort.of(2.0, 0.5))
-                told[kind.title]["closed"] = seen.pop("left", [])
-                told[kind.title]["watched"][label] = seen
-        tell(f"{kind.title}, kill -9")
-        if kind in there:
-            told[kind.title]["killed"] = _attempted(killed, kind, SIZES[KILLED], effort.of(20, 5))
+    with ExitStack() as stack:
+        companies = {kind.title: stack.enter_context(Company()) for kind in there}
+        for label, size in SIZES.items():
+            tell(f"peers, {label}")
+            for title, figures in speed(there, size, effort, companies).items():
+                told[title]["speed"][label] = figures
+        for kind in kinds:
+            tell(f"{kind.title}, torn data")
+            if kind in there:
+                for label in effort.of(WATCHED, WATCHED[-1:]):
+                    seen = _attempted(watched, kind, SIZES[label], effort.of(2.0, 0.5), companies[kind.title])
+                    told[kind.title]["closed"] = seen.pop("left", [])
+                    told[kind.title]["watched"][label] = seen
+            tell(f"{kind.title}, kill -9")
+            if kind in there:
+                seen = _attempted(killed, kind, SIZES[KILLED], effort.of(20, 5), companies[kind.title])
+                told[kind.title]["killed"] = seen
+                companies[kind.title].kill()
     return {
         "baseline": kinds[0].title,
         "deadline_seconds": DEADLINE,
@@ -98,6 +102,7 @@ def _introduced(kind: Type[Peer]) -> Dict[str, Any]:
         "cleared_by": kind.cleared_by,
         "stays": kind.stays,
         "answers_itself": kind.answers_itself,
+        "variant": kind.variant,
         "speed": {},
         "watched": {},
         "killed": {},
@@ -105,7 +110,7 @@ def _introduced(kind: Type[Peer]) -> Dict[str, Any]:
     }
 
 
-def _attempted(do: Callable[..., Dict[str, Any]], *args: Any) -> Dict[str, Any]:
+def _attempted(do: Callable[..., Any], *args: Any) -> Any:
     try:
         return do(*args)
     except Exception as error:  # one that breaks is told of, and the others are measured
@@ -120,13 +125,13 @@ def _last_line(error: BaseException) -> str:
 class _Turns:
     """One peer's turns at one size: each gives times, and none once something broke."""
 
-    def __init__(self, kind: Type[Peer], size: int, effort: Effort, stack: ExitStack) -> None:
+    def __init__(self, trial: Trial, effort: Effort, stack: ExitStack) -> None:
         self.broken = ""
         self.stale = 0
         self._news = effort.of(70, 12)
         self._counts: Dict[str, int] = {}
         try:
-            trial = stack.enter_context(Trial(kind, size))
+            stack.enter_context(trial)
             self._writer, self._reader = trial.writer, trial.readers[0]
             self._reader.call("attach")
             for what, side in (("publish", self._writer), ("read", self._reader)):
@@ -172,15 +177,19 @@ class _Turns:
         return times
 
 
-def speed(kinds: Kinds, size: int, effort: Effort) -> Dict[str, Dict[str, Any]]:
+def speed(kinds: Kinds, size: int, effort: Effort, companies: Mapping[str, Company]) -> Dict[str, Dict[str, Any]]:
     """By title: ``publish``, ``read``, ``new``, each with its ratio to the first kind's; ``stale``, reads of a new version that missed it."""
     if not kinds:
         return {}
     with ExitStack() as stack:
-        turns = {kind.title: _Turns(kind, size, effort, stack) for kind in kinds}
+        trials = {kind.title: Trial(kind, size, company=companies[kind.title]) for kind in kinds}
+        turns = {title: _Turns(trial, effort, stack) for title, trial in trials.items()}
         whats = ("publish", "read", "new")
         variants = {f"{what} {title}": one.take(what) for what in whats for title, one in turns.items()}
         taken = interleaved(variants, effort.of(15, 3))
+        for title, one in turns.items():
+            if not one.broken:
+                _attempted(trials[title].close)
     told: Dict[str, Dict[str, Any]] = {}
     for title, one in turns.items():
         if one.broken:
@@ -195,9 +204,9 @@ def speed(kinds: Kinds, size: int, effort: Effort) -> Dict[str, Dict[str, Any]]:
     return told
 
 
-def watched(kind: Type[Peer], size: int, seconds: float) -> Dict[str, Any]:
+def watched(kind: Type[Peer], size: int, seconds: float, company: Optional[Company] = None) -> Dict[str, Any]:
     """What a reader finds while a writer never rests; ``left``: what stays after both closed."""
-    with Trial(kind, size) as trial:
+    with Trial(kind, size, company=company) as trial:
         writer, reader = trial.writer, trial.readers[0]
         reader.call("attach")
         writer.start("without_rest")
@@ -208,23 +217,18 @@ def watched(kind: Type[Peer], size: int, seconds: float) -> Dict[str, Any]:
         return {**told, "left": trial.close()}
 
 
-def killed(kind: Type[Peer], size: int, kills: int) -> Dict[str, Any]:
+def killed(kind: Type[Peer], size: int, kills: int, company: Optional[Company] = None) -> Dict[str, Any]:
     """What two readers find after the writer was killed: one that was there, and one that comes after."""
     attached: Counter[str] = Counter()
     late: Counter[str] = Counter()
     longest, left = 0.0, set()
-    kept: List[Process] = []
-    try:
-        for _ in range(kills):
-            with Trial(kind, size, readers=2, kept=kept) as trial:
-                looks = _after_kill(trial)
-                left.update(trial.over())
-            attached[looks[0].found] += 1
-            late[looks[1].found] += 1
-            longest = max(longest, *(look.took for look in looks))
-    finally:
-        for process in kept:
-            process.kill()
+    for _ in range(kills):
+        with Trial(kind, size, readers=2, company=company) as trial:
+            looks = _after_kill(trial)
+            left.update(trial.over())
+        attached[looks[0].found] += 1
+        late[looks[1].found] += 1
+        longest = max(longest, *(look.took for look in looks))
     return {
         "kills": kills,
         "attached": _announced(kind, attached),
@@ -242,7 +246,7 @@ def _after_kill(trial: Trial) -> List[Look]:
     attached.call("attach")
     trial.writer.start("without_rest")
     seen = attached.call("look_for", 10, 1.0)  # it is under way, wherever it is
-    trial.writer.kill()
+    trial.give_up(trial.writer)
     # Both at once, and neither is ended before both were heard: a state may live as long as its readers.
     attached.ask("look")
     late.ask("attach_and_look", seen)

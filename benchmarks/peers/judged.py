@@ -31,8 +31,14 @@ class Place(NamedTuple):
 class Race(NamedTuple):
     """One job at one size. Fastest first; ours is none of them."""
 
-    name: str
+    size: str
+    job: str
     places: Sequence[Place]
+
+    @property
+    def name(self) -> str:
+        """As one says it."""
+        return f"{JOBS[self.job]}, {self.size}"
 
     @property
     def faster(self) -> List[Place]:
@@ -54,14 +60,15 @@ def races(data: Data) -> List[Race]:
     """Of each size and job. Who only sets a variable has not published."""
     found = []
     for size in data["sizes_bytes"]:
-        for job, said in JOBS.items():
+        for job in JOBS:
             places = []
             for title, peer in measured(data).items():
                 ratio = peer["speed"].get(size, {}).get(job, {}).get("ratio")
-                if ratio and title != data["baseline"] and not (job == "publish" and peer["answers_itself"]):
+                is_ours = title == data["baseline"] or peer.get("variant")
+                if ratio and not is_ours and not (job == "publish" and peer["answers_itself"]):
                     places.append(Place(title, **ratio))
             if places:
-                found.append(Race(f"{said}, {size}", sorted(places, key=lambda place: place.ratio)))
+                found.append(Race(size, job, sorted(places, key=lambda place: place.ratio)))
     return found
 
 
@@ -133,6 +140,7 @@ def who_is_first(data: Data) -> str:
         before_us = "; ".join(f"{race.name}: {_ranged(race.faster)}" for race in behind)
         said.append(f"Not first in {len(behind)}, where others take less time: {before_us}.")
         said += _of_the_faster(data, [place.title for race in behind for place in race.faster])
+        said += _ours_otherwise(data, behind)
     said += [f"{title} gives what the reader has already, unless there is a new value." for title in copies(data)]
     variable = [title for title, peer in measured(data).items() if peer["answers_itself"]]
     if variable:
@@ -155,6 +163,21 @@ def _of_the_faster(data: Data, titles: Sequence[str]) -> List[str]:
     if safe:
         said.append(f"Nothing wrong was seen with: {joined(safe)}.")
     return said
+
+
+def _ours_otherwise(data: Data, behind: Sequence[Race]) -> List[str]:
+    """What another way to use ours makes of those races: where it is faster than the usual one."""
+    said = []
+    for title, peer in measured(data).items():
+        ratios = {race.name: _ratio(peer, race) for race in behind if peer.get("variant")}
+        better = [f"{name}: {times(found)}" for name, found in ratios.items() if found and found < 1 - LEVEL]
+        if better:
+            said.append(f"There {title} comes to: {'; '.join(better)}.")
+    return said
+
+
+def _ratio(peer: Peer, race: Race) -> float:
+    return float(peer["speed"].get(race.size, {}).get(race.job, {}).get("ratio", {}).get("ratio", 0))
 
 
 def joined(words: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ import ctypes
 import os
 import re
 import shutil
+import signal
+import time
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from typing import Iterable, Iterator, List, Set, Tuple
@@ -58,6 +60,19 @@ def processes(mark: str) -> List[int]:
                     if wanted in file.read().split(b"\0"):
                         found.append(int(name))
     return found
+
+
+def end_all(mark: str, spared: Set[int]) -> None:
+    """SIGKILL those, and wait until they are gone; not for ever."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        living = set(processes(mark)) - spared
+        if not living:
+            return
+        for pid in living:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
 
 
 def _entries(marks: List[str]) -> List[str]:

@@ -26,7 +26,8 @@ class Lmdb(Peer):
     def _open(self, *, readonly: bool) -> None:
         self.handle = self.library().open(
             f"/dev/shm/{self.name}",
-            map_size=max(16 << 20, 64 * self.size),
+            # A reader that the system does not let run keeps what is published meanwhile; what is not used costs nothing.
+            map_size=1 << 30,
             writemap=not readonly,
             readonly=readonly,
             sync=False,

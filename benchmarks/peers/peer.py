@@ -34,6 +34,8 @@ class Peer:
     handed_at_start = False
     #: Publishing sets a variable of the writer's; the work is done when somebody asks.
     answers_itself = False
+    #: Another way to use what is compared with the others: it is told, and not ranked with them.
+    variant = False
 
     def __init__(self, name: str, size: int, folder: str) -> None:
         self.name = name

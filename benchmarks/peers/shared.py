@@ -17,13 +17,14 @@ class Shmstate(Peer):
     leaves_out = "Gives the latest state alone: no queue, no history beyond its slots, and no other machine."
     cleared_by = "the next writer of that name goes on with it; or `shmstate reclaim`"
     refusals = ("ReadTimeout",)
+    slots = 4
 
     @classmethod
     def version(cls) -> str:
         return str(cls.library().__version__)
 
     def create(self) -> None:
-        self.handle = self.library().StateWriter(self.name, codec="raw", slots=4)
+        self.handle = self.library().StateWriter(self.name, codec="raw", slots=self.slots)
 
     def publish(self, payload: bytes) -> None:
         self.handle.publish_bytes(payload)
@@ -66,6 +67,36 @@ class ThreeSegments:
             segment.close()
             if self.owned:
                 segment.unlink()
+
+
+class TwoSlots(Shmstate):
+    """The least that the protocol can do with: half of the memory that the processor's caches have to hold."""
+
+    title = "shmstate, two slots"
+    how = "the same, with two slots"
+    leaves_out = "Readers of large states have to try again more often while a writer never rests."
+    variant = True
+    slots = 2
+
+
+class OnlyNewer(Shmstate):
+    """A reader that keeps what it has read, and asks only for what is newer: as one that watches many states does."""
+
+    title = "shmstate, what is newer"
+    how = "get_if_newer; what the reader has already is not copied again"
+    leaves_out = "The reader keeps the last value, and gets the same object again while there is no newer one."
+    variant = True
+    snapshot: Any = None
+
+    def attach(self) -> None:
+        super().attach()
+        self.snapshot = self.handle.read()
+
+    def read(self) -> Any:
+        newer = self.handle.get_if_newer(self.snapshot.version)
+        if newer is not None:
+            self.snapshot = newer
+        return self.snapshot.value
 
 
 class DoubleBuffer(Peer):

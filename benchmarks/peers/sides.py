@@ -42,6 +42,7 @@ class Side:
     def renew(self, peer: Peer) -> None:
         """Take part in another trial, with another state."""
         self.peer = peer
+        self.is_open = False
         if peer.random_names:
             # They begin like the rest, here alone: nothing else tells them from what others leave. Both of these are
             # private, and the same from 3.8 to 3.13.
@@ -49,16 +50,20 @@ class Side:
             vars(multiprocessing.current_process())["_config"]["semprefix"] = f"/{peer.name}"
 
     def close(self) -> None:
-        """As its documentation says."""
-        self.peer.close()
+        """As its documentation says. Idempotent."""
+        if self.is_open:
+            self.is_open = False
+            self.peer.close()
 
 
 class WriterSide(Side):
     """Publishes versions 1, 2, 3...; the first is there once it is made."""
 
-    def __init__(self, peer: Peer) -> None:
-        super().__init__(peer)
+    def renew(self, peer: Peer) -> None:
+        """Create it."""
+        super().renew(peer)
         self.version = 0
+        self.is_open = True
         peer.create()
         self.publish()
 
@@ -100,12 +105,11 @@ class ReaderSide(Side):
         """Not attached, and has seen nothing."""
         super().renew(peer)
         self.seen = 0
-        self.attached = False
 
     def attach(self) -> None:
         """Make it a reader."""
         self.peer.attach()
-        self.attached = True
+        self.is_open = True
 
     def attach_and_look(self, seen: int) -> Look:
         """As one that comes late: what it finds, or what kept it from attaching."""
@@ -177,8 +181,3 @@ class ReaderSide(Side):
             found[look.found] += 1
             longest = max(longest, look.took)
         return {"found": dict(found), "longest": longest}
-
-    def close(self) -> None:
-        if self.attached:
-            self.attached = False
-            super().close()

@@ -7,12 +7,11 @@ import secrets
 import string
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from multiprocessing import resource_tracker
 from types import TracebackType
 from typing import Any, List, Optional, Set, Type
 
-from benchmarks.peers.leftovers import MARK, left, processes, remove
+from benchmarks.peers.leftovers import MARK, end_all, left, remove
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.sides import ReaderSide, WriterSide
 from benchmarks.remote import Remote, RemoteFailed
@@ -46,108 +45,137 @@ class Process(Remote):
         return self.answer()
 
 
+class Company:
+    """Processes that serve one trial after another: to start them takes longer than most of what they do in one."""
+
+    def __init__(self) -> None:
+        self.writer: Optional[Process] = None
+        self.readers: List[Process] = []
+
+    @property
+    def pids(self) -> Set[int]:
+        """Of all of them."""
+        return {process.pid for process in (self.writer, *self.readers) if process is not None}
+
+    def give_up(self, process: Process) -> None:
+        """Kill one; another takes its place in the next trial."""
+        process.kill()
+        if process is self.writer:
+            self.writer = None
+        else:
+            self.readers.remove(process)
+
+    def kill(self) -> None:
+        """All of them."""
+        for process in (self.writer, *self.readers):
+            if process is not None:
+                process.kill()
+        self.writer, self.readers = None, []
+
+    def __enter__(self) -> Company:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.kill()
+
+
 class Trial:
     """``readers`` processes beside the writer; attached when told, since some may come late.
 
-    ``kept``: readers of earlier trials of this kind, which are taken first; those of this one are put there in their
-    place. They are the caller's to kill. To start a process takes longer than most of what is done with it.
+    A ``company`` is of the caller, and all of one kind. Those who part from the trial serve its next one; the others are
+    killed in the end.
     """
 
-    def __init__(self, kind: Type[Peer], size: int, readers: int = 1, kept: Optional[List[Process]] = None) -> None:
-        self._kept: List[Process] = [] if kept is None else kept
-        self._keeps = kept is not None and not kind.handed_at_start
+    def __init__(self, kind: Type[Peer], size: int, readers: int = 1, company: Optional[Company] = None) -> None:
+        self._alone = company is None or kind.handed_at_start
+        self._company = Company() if company is None or kind.handed_at_start else company
         self._count = readers
         self.folder = tempfile.mkdtemp(prefix="shmstate-peer-")
         # Nine small letters: every library takes such a name as it is.
         name = "p" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(8))
         self.peer = kind(name, size // 8 * 8, self.folder)  # as states.stamped does
+        self.writer: Process
         self.readers: List[Process] = []
-        self._processes: List[Process] = []
+        self._makers: Set[int] = set()
+        self._parted: List[Process] = []
         self._over = False
-
-    @property
-    def writer(self) -> Process:
-        """Has published its first version."""
-        return self._processes[0]
 
     def __enter__(self) -> Trial:
         resource_tracker.ensure_running()  # outside of the mark: it is not part of this
         os.environ[MARK] = self.peer.name
         try:
             self.peer.begin()
-            self._start()
+            self._gather()
             self.peer.handed_over()
         except BaseException:
-            self._clear(failed=True)
+            self._clear()
             raise
         finally:
             os.environ.pop(MARK, None)
         return self
 
-    def _start(self) -> None:
-        used = self._kept[: self._count] if self._keeps else []
-        sides = [(WriterSide, self.peer.for_writer())]
-        sides += [(ReaderSide, self.peer.for_reader())] * (self._count - len(used))  # type: ignore[list-item]
-        with ThreadPoolExecutor(len(sides)) as starters:
-            begun = [starters.submit(Process, *side) for side in sides]
-        self._processes = [one.result() for one in begun if one.exception() is None]
-        for one in begun:
+    def _gather(self) -> None:
+        """Those that there are, told of this state; and those that lack, started all at once."""
+        company, writers, readers = self._company, self.peer.for_writer(), self.peer.for_reader()
+        there = company.readers[: self._count]
+        lacking = self._count - len(there)
+        with ThreadPoolExecutor(1 + lacking) as starters:
+            writer = None if company.writer else starters.submit(Process, WriterSide, writers)
+            others = [starters.submit(Process, ReaderSide, readers) for _ in range(lacking)]
+        if writer is not None and writer.exception() is None:
+            company.writer = writer.result()
+        company.readers += [one.result() for one in others if one.exception() is None]
+        for one in filter(None, [writer, *others]):
             one.result()
-        for process in used:
-            process.call("renew", self.peer.for_reader())
-        self.readers = [*used, *self._processes[1:]]
-        if self._keeps:
-            self._kept[:] = [*self.readers, *self._kept[self._count :]]
+        if company.writer is None:
+            raise RemoteFailed("there is no writer")
+        self.writer, self.readers = company.writer, company.readers[: self._count]
+        self._makers = company.pids
+        if writer is None:
+            self.writer.call("renew", writers)
+        for reader in there:
+            reader.call("renew", readers)
 
-    def part_with(self, reader: Process) -> None:
-        """Let it close as one should; it ends, unless it is kept."""
-        if self._keeps:
-            reader.call("close")
+    def part_with(self, process: Process) -> None:
+        """Let it close as one should."""
+        if self._alone:
+            process.close()
         else:
-            reader.close()
+            process.call("close")
+        self._parted.append(process)
 
-    def give_up(self, reader: Process) -> None:
-        """Kill it, kept or not."""
-        reader.kill()
-        if reader in self._kept:
-            self._kept.remove(reader)
+    def give_up(self, process: Process) -> None:
+        """SIGKILL, wherever it is."""
+        self._company.give_up(process)
 
     def close(self) -> List[str]:
         """Have all close as one should, readers first; then tell what is left."""
-        for reader in self.readers:
-            self.part_with(reader)
-        self.writer.close()
+        for process in [*self.readers, self.writer]:
+            self.part_with(process)
         return self.over()
 
     def over(self) -> List[str]:
         """What is left, now that all processes have parted or been killed."""
         self._end()
-        return left(self.peer.marks, self.folder, self._pids(self._processes), self._pids(self._kept))
-
-    @staticmethod
-    def _pids(those: List[Process]) -> Set[int]:
-        return {process.pid for process in those}
+        return left(self.peer.marks, self.folder, self._makers, self._company.pids)
 
     def _end(self) -> None:
         if not self._over:
             self._over = True
             self.peer.end()
 
-    def _clear(self, *, failed: bool) -> None:
-        if failed:  # who knows how they are
-            for process in self._kept:
-                process.kill()
-            self._kept.clear()
-        for process in self._processes:
-            if process not in self._kept:
-                process.kill()
+    def _clear(self) -> None:
+        company = self._company
+        for process in filter(None, [company.writer, *company.readers]):
+            if self._alone or process not in self._parted:
+                company.give_up(process)
         self._end()
-        for pid in set(processes(self.peer.name)) - self._pids(self._kept):
-            with suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        remove(self.peer.marks, self.folder, self._pids(self._processes))
+        end_all(self.peer.name, company.pids)
+        remove(self.peer.marks, self.folder, self._makers)
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._clear(failed=error is not None)
+        self._clear()

@@ -15,6 +15,9 @@ PAGE = "experiments.md"
 #: Pictures are files in a folder beside the page.
 PICTURES = "experiments"
 
+#: Where the README has its table and picture.
+_BEGIN, _END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
 _COMMAND = "python -m benchmarks --render docs/experiments.json --docs docs"
 _LEAD = (
     f"Made by `{_COMMAND}` from the results of one run of `python -m benchmarks`: what is changed here by hand is lost."
@@ -34,6 +37,18 @@ def write(results: Mapping[str, Any], every: Sequence[Chapter], folder: Path) ->
     for name, plot in drawn.items():
         (pictures / name).write_text(plots.svg(plot), encoding="utf-8")
     (folder / PAGE).write_text(text(results, every), encoding="utf-8")
+    readme = folder.parent / "README.md"
+    if readme.exists():
+        readme.write_text(with_block(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def with_block(readme: str, results: Mapping[str, Any]) -> str:
+    """A README with ``readme_block`` between its marks; as it is, if it has none."""
+    before, begin, rest = readme.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        return readme
+    return f"{before}{begin}\n{readme_block(results)}{end}{after}"
 
 
 def text(results: Mapping[str, Any], every: Sequence[Chapter]) -> str:
@@ -74,7 +89,7 @@ def _chapter(chapter: Chapter) -> Iterator[str]:
         reason = (chapter.failed or chapter.untold).strip().splitlines()[-1]
         yield f"**This part {what}:** {_escaped(reason)}"
     if chapter.left:
-        yield f"**This part left things behind:** {_escaped('; '.join(chapter.left))}"
+        yield f"**This part left things behind;** or another program made them meanwhile: {_escaped('; '.join(chapter.left))}"
     if chapter.section is None:
         return
     yield _prose(chapter.section.lead)

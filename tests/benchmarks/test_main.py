@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +20,7 @@ from typing import Any, Callable, Dict
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import remains, results
+from benchmarks import progress, remains, results
 from benchmarks.document import Answer, Section
 from tests.benchmarks import samples
 
@@ -119,6 +122,27 @@ def test_where_no_terminal_is_each_part_is_a_line_with_its_seconds(
     assert all(line.endswith(" s") for line in lines)
 
 
+def test_on_a_terminal_each_part_is_a_bar_that_says_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, this is a terminal
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    with progress.shown() as show:
+        with show("first", 2) as tell:
+            tell("one thing")
+            tell("another")
+        with contextlib.suppress(ZeroDivisionError), show("second", 3) as tell:
+            tell("what fails")
+            raise ZeroDivisionError
+
+    lines = [line for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())) if line]
+    assert any("0/2" in line and line.rstrip().endswith("one thing") for line in lines)
+    assert any("1/2" in line and line.rstrip().endswith("another") for line in lines)
+    assert "2/2" in [line for line in lines if line.startswith("first")][-1]
+    assert "0/3" in [line for line in lines if line.startswith("second")][-1]
+
+
 def test_a_part_that_fails_is_told_and_the_others_are_measured(
     tmp_path: Path, add: Add, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,10 +203,22 @@ def test_what_is_left_in_dev_shm_is_told(
     assert f"left behind: {thing}: 5 bytes" in capsys.readouterr().err
 
 
-def test_what_others_have_open_is_theirs(tmp_path: Path, add: Add, shm_prefix: str) -> None:
+HOLDS = {
+    "a file": "kept = open({path!r}, 'wb')",
+    "a mapping": "import mmap, os; file = os.open({path!r}, os.O_CREAT | os.O_RDWR); os.truncate(file, 9);"
+    " kept = mmap.mmap(file, 9); os.close(file)",
+    # As a semaphore is made: mapped by a name that it has no more.
+    "a mapping by another name": "import mmap, os; file = os.open({path!r} + '.new', os.O_CREAT | os.O_RDWR);"
+    " os.truncate(file, 9); kept = mmap.mmap(file, 9); os.close(file); os.link({path!r} + '.new', {path!r});"
+    " os.unlink({path!r} + '.new')",
+}
+
+
+@pytest.mark.parametrize("how", HOLDS)
+def test_what_others_have_open_is_theirs(tmp_path: Path, add: Add, shm_prefix: str, how: str) -> None:
     thing = shared(f"{shm_prefix}theirs")
     # Its parent ends at once, so it is nobody's child here: another program, as far as anybody can see.
-    holder = f"import time; kept = open({str(thing)!r}, 'wb'); print(flush=True); time.sleep(60)"
+    holder = f"{HOLDS[how].format(path=str(thing))}; import time; print(flush=True); time.sleep(60)"
     start = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {holder!r}]).pid, flush=True)"
     pids = []
 
@@ -231,6 +267,26 @@ def test_what_is_about_to_go_is_waited_for(tmp_path: Path, add: Add, monkeypatch
     add("first", leave)
 
     assert run(tmp_path, "--only", "first") == 0
+
+
+def test_what_goes_with_a_traceback_is_not_left(tmp_path: Path, add: Add, shm_prefix: str) -> None:
+    class Thing:
+        def __init__(self) -> None:
+            self.path = shared(f"{shm_prefix}held")
+            self.path.touch()
+
+        def __del__(self) -> None:
+            self.path.unlink()
+
+    def interrupted(effort: Any, tell: Any) -> Any:
+        thing = Thing()
+        thing.itself = thing  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    add("first", interrupted)
+
+    assert run(tmp_path, "--only", "first") == 130
+    assert "left" not in kept(tmp_path)["parts"]["first"]
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])

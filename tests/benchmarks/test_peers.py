@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import tempfile
+from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
 import pytest
@@ -19,7 +20,7 @@ from benchmarks.peers.leftovers import processes
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.shared import DoubleBuffer, Rename, Shmstate
 from benchmarks.peers.stdlib import ManagerDict, Pipe, Queue
-from benchmarks.peers.trial import Process, Trial
+from benchmarks.peers.trial import Company, Trial
 from benchmarks.sections.peers import section
 from tests.benchmarks import bad_peers as bad
 
@@ -48,11 +49,10 @@ def data() -> Iterator[Dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    before = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("shmstate-peer-")}
+def _leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where only this test makes anything
     yield
-    after = {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("shmstate-peer-")}
-    assert after <= before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("shmstate-peer-")] == []
 
 
 def is_whole(told: Section) -> None:
@@ -131,7 +131,7 @@ def test_it_is_told_as_often_as_announced() -> None:
 
 
 def test_every_peer_says_how_it_is_used_and_what_that_leaves_out() -> None:
-    assert len({kind.title for kind in ALL}) == len(ALL) == 13
+    assert len({kind.title for kind in ALL}) == len(ALL) == 15
     for kind in ALL:
         assert kind.title
         assert kind.how
@@ -193,35 +193,43 @@ def test_all_that_is_left_is_listed_without_what_is_random_and_removed() -> None
 
 
 def test_an_error_in_a_trial_leaves_nothing_either() -> None:
-    kept: List[Process] = []
+    with Company() as company:
+        with pytest.raises(ZeroDivisionError), Trial(bad.Littering, 500, readers=2, company=company) as trial:
+            name = trial.peer.name
+            raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), Trial(bad.Littering, 500, readers=2, kept=kept) as trial:
-        name = trial.peer.name
-        raise ZeroDivisionError
+        assert not company.pids
 
-    assert kept == []
     assert not processes(name)
     assert not [entry for entry in os.listdir("/dev/shm") if name in entry]
 
 
-def test_readers_that_are_kept_serve_the_next_trial_and_are_not_left_over() -> None:
-    kept: List[Process] = []
-    try:
-        with Trial(Rename, 500, readers=2, kept=kept) as first:
+def test_a_company_serves_one_trial_after_another_and_is_not_left_over() -> None:
+    with Company() as company:
+        with Trial(Rename, 500, readers=2, company=company) as first:
             first.readers[0].call("attach")
             assert first.close() == []
-        with Trial(Rename, 500, readers=2, kept=kept) as second:
+        before = company.pids
+        with Trial(Rename, 500, readers=2, company=company) as second:
+            assert company.pids == before
             second.readers[0].call("attach")
-            assert second.readers[0].call("look").found == "whole"
-            second.give_up(second.readers[1])
+            assert second.readers[0].call("look") == ("whole", 1, pytest.approx(0, abs=1e6))
+            second.give_up(second.writer)
             second.part_with(second.readers[0])
-            second.writer.close()
-            assert second.over() == []
-        assert second.readers == first.readers
-        assert kept == first.readers[:1]
-    finally:
-        for process in kept:
-            process.kill()
+            assert second.over() == ["/dev/shm/NAME"]
+        with Trial(Rename, 500, readers=2, company=company) as third:
+            third.readers[0].call("attach")
+            assert third.readers[0] is second.readers[0]
+            assert {second.readers[1], second.writer}.isdisjoint({third.readers[1], third.writer})
+
+    assert not company.pids
+
+
+def test_who_gets_a_pipe_when_started_serves_once() -> None:
+    with Company() as company, Trial(Pipe, 500, company=company) as trial:
+        assert not company.pids
+        assert trial.readers[0].call("attach_and_look", 0).found == "whole"
+        assert trial.close() == []
 
 
 # What is told
@@ -276,6 +284,19 @@ def test_who_is_before_us_is_named_with_the_figures() -> None:
     assert said.endswith("Nothing wrong was seen with: fast.")
     del data["peers"]["fast"]
     assert judged.who_is_first(data).startswith("ours is first in 6 of 6: publish, 500 B (next: slow 3.00x)")
+
+
+def test_our_other_ways_are_not_ranked_and_told_where_we_are_behind() -> None:
+    data = made_up()
+    data["peers"]["ours, otherwise"] = {**copy.deepcopy(data["peers"]["fast"]), "variant": True}
+    data["peers"]["ours, otherwise"]["speed"]["1 MB"]["new"] = figures(0.97)
+
+    said = judged.who_is_first(data)
+
+    assert said.endswith("read of a new value, 500 B: 0.50x; publish, 1 MB: 0.50x; read, 1 MB: 0.50x.")
+    assert said.count("ours, otherwise") == 1
+    del data["peers"]["fast"]
+    assert judged.who_is_first(data).startswith("ours is first in 6 of 6")
 
 
 def test_who_is_as_fast_is_level_and_not_before_us() -> None:
