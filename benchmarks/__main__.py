@@ -41,7 +41,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", metavar="PART", help="this part alone; may be given again")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help=f"folder to write to ({OUTPUT})")
     parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing: make the page of a kept JSON")
-    parser.add_argument("--docs", type=Path, metavar="DIR", help="make DIR/experiments.md too, with JSON and pictures")
+    parser.add_argument(
+        "--docs", type=Path, metavar="DIR", help="make DIR/experiments.md too, with JSON, pictures and the page"
+    )
     parser.add_argument("--list", action="store_true", help="say which parts there are")
     return parser
 
@@ -126,9 +128,11 @@ def render(kept: Results, output: Path, docs: Optional[Path]) -> bool:
     every = chapters(kept)
     output.mkdir(parents=True, exist_ok=True)
     where = output / "report.html"
-    where.write_text(page.html(kept, every), encoding="utf-8")
+    whole = page.html(kept, every)
+    where.write_text(whole, encoding="utf-8")
     if docs is not None:
         markdown.write(kept, every, docs)
+        (docs / "experiments.html").write_text(whole, encoding="utf-8")
         results.save(kept, docs / "experiments.json")
     show_bars(every[0])
     print(f"report: {where}")

@@ -91,11 +91,8 @@ class Trial:
     def __init__(self, kind: Type[Peer], size: int, readers: int = 1, company: Optional[Company] = None) -> None:
         self._alone = company is None or kind.handed_at_start
         self._company = Company() if company is None or kind.handed_at_start else company
-        self._count = readers
-        self.folder = tempfile.mkdtemp(prefix="shmstate-peer-")
-        # Nine small letters: every library takes such a name as it is.
-        name = "p" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(8))
-        self.peer = kind(name, size // 8 * 8, self.folder)  # as states.stamped does
+        self._kind, self._size, self._count = kind, size, readers
+        self.peer: Peer
         self.writer: Process
         self.readers: List[Process] = []
         self._makers: Set[int] = set()
@@ -103,6 +100,10 @@ class Trial:
         self._over = False
 
     def __enter__(self) -> Trial:
+        # Nine small letters: every library takes such a name as it is.
+        name = "p" + "".join(secrets.choice(string.ascii_lowercase) for _ in range(8))
+        folder = tempfile.mkdtemp(prefix="shmstate-peer-")
+        self.peer = self._kind(name, self._size // 8 * 8, folder)  # as states.stamped does
         resource_tracker.ensure_running()  # outside of the mark: it is not part of this
         os.environ[MARK] = self.peer.name
         try:
@@ -159,7 +160,7 @@ class Trial:
     def over(self) -> List[str]:
         """What is left, now that all processes have parted or been killed."""
         self._end()
-        return left(self.peer.marks, self.folder, self._makers, self._company.pids)
+        return left(self.peer.marks, self.peer.folder, self._makers, self._company.pids)
 
     def _end(self) -> None:
         if not self._over:
@@ -173,7 +174,7 @@ class Trial:
                 company.give_up(process)
         self._end()
         end_all(self.peer.name, company.pids)
-        remove(self.peer.marks, self.folder, self._makers)
+        remove(self.peer.marks, self.peer.folder, self._makers)
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]

@@ -40,7 +40,8 @@ def _with_states(data: Mapping[str, Any]) -> Answer:
         "And as there are more states?",
         f"A query of one takes {micro(first['one']['p50'])} with {first['states']:,} state and {micro(last['one']['p50'])} with"
         f" {last['states']:,}; all of them take {micro(last['all_each'])} a state, of which listing /dev/shm is"
-        f" {micro(last['list_each'])}. What grows is the processor's cache, not the work.",
+        f" {micro(last['list_each'])}. Who asks one of very many comes back to it seldom: its pages are in no cache any more, and"
+        " whether its writer lives is asked of the kernel again, which a query does every 50 ms.",
     )
 
 

@@ -61,7 +61,7 @@ def test_every_picture_is_there(page: str) -> None:
         "optimal sync interval",
         "balance freshness vs overhead",
         "How much memory per worker",
-        "compare to queue-based approach",
+        "compare to the queue-based approach",
         "memory efficiency",
         "Which format is fastest",
         "smallest output",

@@ -420,6 +420,7 @@ def test_render_measures_nothing_and_makes_the_page_of_what_was_kept(
     assert "It measured an old value." in (tmp_path / "made" / "report.html").read_text(encoding="utf-8")
     assert "It measured an old value." in (tmp_path / "docs" / "experiments.md").read_text(encoding="utf-8")
     assert (tmp_path / "docs" / "experiments.json").read_bytes() == file.read_bytes()
+    assert (tmp_path / "docs" / "experiments.html").read_bytes() == (tmp_path / "made" / "report.html").read_bytes()
     assert not (tmp_path / "made" / "results.json").exists()
     assert f"report: {tmp_path / 'made' / 'report.html'}" in capsys.readouterr().out
 

@@ -204,6 +204,12 @@ def test_an_error_in_a_trial_leaves_nothing_either() -> None:
     assert not [entry for entry in os.listdir("/dev/shm") if name in entry]
 
 
+def test_a_trial_that_was_never_begun_leaves_nothing(tmp_path: Path) -> None:
+    Trial(Rename, 500)
+
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_company_serves_one_trial_after_another_and_is_not_left_over() -> None:
     with Company() as company:
         with Trial(Rename, 500, readers=2, company=company) as first:
