@@ -7,7 +7,6 @@ from typing import Any, List, Mapping
 from benchmarks.document import Answer, Plot, Section, Series, Table, micro, quantiles, times
 
 _WAYS = ("pipe", "queue", "shmstate")
-_LOADS = ("idle", "1 ms", "10 ms")
 
 
 def section(data: Mapping[str, Any]) -> Section:
@@ -31,7 +30,7 @@ def _hundred_times(sizes: Mapping[str, Any]) -> Answer:
     yes: List[str] = []
     no: List[str] = []
     for size, found in sizes.items():
-        for load in _LOADS:
+        for load in found["loads"]:
             ratios = found["loads"][load]["ratios"]
             low, high = sorted(ratios[way]["p99"] for way in ratios)
             told = f"{size}, {_worker(load)}: {times(low)} to {times(high)} at p99"
@@ -57,7 +56,7 @@ def _worker(load: str) -> str:
 def _target(sizes: Mapping[str, Any]) -> Answer:
     told, missed = [], False
     for size, found in sizes.items():
-        loads = [found["loads"][load]["shmstate"] for load in _LOADS]
+        loads = [load["shmstate"] for load in found["loads"].values()]
         worst, median = max(load["p99"] for load in loads), max(load["p50"] for load in loads)
         missed = missed or worst >= 100
         decode = found["breakdown"]["decode"]
@@ -88,7 +87,7 @@ def _where(sizes: Mapping[str, Any]) -> Answer:
 
 def _table(size: str, found: Mapping[str, Any]) -> Table:
     rows: List[List[str]] = []
-    for load in _LOADS:
+    for load in found["loads"]:
         for way in _WAYS:
             took = found["loads"][load][way]
             ratios = found["loads"][load]["ratios"].get(way)
@@ -119,13 +118,9 @@ def _breakdown(sizes: Mapping[str, Any]) -> Table:
 
 
 def _plot(size: str, found: Mapping[str, Any]) -> Plot:
+    loads = found["loads"]
     series = [
-        Series(
-            way,
-            list(_LOADS),
-            [found["loads"][load][way].get("p99", found["loads"][load][way]["max"]) for load in _LOADS],
-        )
-        for way in _WAYS
+        Series(way, list(loads), [load[way].get("p99", load[way]["max"]) for load in loads.values()]) for way in _WAYS
     ]
     return Plot(
         name=f"latency-{size.replace(' ', '').lower()}",

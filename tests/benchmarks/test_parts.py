@@ -125,7 +125,7 @@ def test_latency(monkeypatch: pytest.MonkeyPatch) -> None:
         parts["query"], abs=0.001
     )
     for load in found["loads"].values():
-        assert load["shmstate"]["n"] == 2000
+        assert load["shmstate"]["n"] == 25
         assert load["pipe"]["n"] == load["queue"]["n"] == 5
 
 
