@@ -178,7 +178,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 @contextmanager
 def _more_entries(count: int) -> Iterator[None]:
     """So many files of somebody else's in /dev/shm; they are removed afterwards."""
-    prefix = f"/dev/shm/benchmark-{secrets.token_hex(4)}-"
+    prefix = f"/dev/shm/benchmark-{os.getpid()}-{secrets.token_hex(4)}-"
     made: List[str] = []
     try:
         for number in range(count):
