@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import Any, Dict, List, Optional, Tuple
 
 
-class Peer:
+class Peer(ABC):
     """One state, called ``name``, of ``size`` bytes. Made in the benchmark's process, and pickled into those that use it.
 
     ``begin`` and ``end`` are the benchmark's: a server, a pipe, what both sides need and neither owns. A writer calls
@@ -68,7 +69,7 @@ class Peer:
         """What names in /dev/shm contain if they are of this state."""
         return [self.name]
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """In the benchmark's process, before any other."""
 
     def for_writer(self) -> Peer:
@@ -79,27 +80,27 @@ class Peer:
         """What is pickled for a reader."""
         return self
 
-    def handed_over(self) -> None:
+    def handed_over(self) -> None:  # noqa: B027 - most have nothing to do
         """In the benchmark's process, once all others have what is theirs."""
 
-    def end(self) -> None:
+    def end(self) -> None:  # noqa: B027 - most have nothing to do
         """In the benchmark's process, after all others."""
 
+    @abstractmethod
     def create(self) -> None:
         """The writer's beginning."""
-        raise NotImplementedError
 
+    @abstractmethod
     def publish(self, payload: bytes) -> None:
         """Make it the latest state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attach(self) -> None:
         """A reader's beginning."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> Any:
         """The latest state: bytes, or what is as good as bytes and need not be copied once more."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """A side's end."""

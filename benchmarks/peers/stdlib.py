@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import threading
+from abc import abstractmethod
 from contextlib import suppress
 from typing import Any
 
@@ -78,9 +79,9 @@ class _Asked(Peer):
     def create(self) -> None:
         threading.Thread(target=self.serve, daemon=True).start()
 
+    @abstractmethod
     def serve(self) -> None:
         """Answer whoever asks, until nobody can."""
-        raise NotImplementedError
 
     def publish(self, payload: bytes) -> None:
         self.state = payload

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
-import time
 from typing import Any, List
 
-from benchmarks.peers.peer import Peer
 from benchmarks.peers.shared import Rename
 
 
-class NotInstalled(Peer):
+class NotInstalled(Rename):
     title = "not installed"
     package = "no-such-package"
     module = "no_such_module_at_all"
 
 
-class NoProgram(Peer):
+class NoProgram(Rename):
     title = "no program"
     program = "no-such-program-at-all"
 
@@ -89,7 +88,7 @@ class Stuck(Forgetful):
         try:
             return super().read()
         except ProcessLookupError:
-            time.sleep(60)
+            signal.pause()
             raise
 
 
@@ -101,7 +100,7 @@ class Littering(Rename):
     def create(self) -> None:
         super().create()
         ctypes.CDLL(None).shmget(0, 4096, 0o600)
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
         for path in (f"/dev/shm/x-{self.name}-12345678", f"/dev/shm/sem.{self.name}-abcd_123", f"{self.folder}/log"):
             with open(path, "wb"):
                 pass

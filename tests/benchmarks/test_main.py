@@ -23,6 +23,7 @@ from benchmarks import __main__ as program
 from benchmarks import progress, remains, results
 from benchmarks.document import Answer, Section
 from tests.benchmarks import samples
+from tests.core.children import until
 
 pytest.importorskip("rich")
 CAN_RENDER = all(find_spec(name) for name in program.TO_RENDER)
@@ -84,8 +85,7 @@ def finds(**data: Any) -> Measure:
 
 def wait_for_a_signal(begun: Any) -> None:
     begun.set()
-    while True:  # pause() would sleep through one that comes just before it
-        time.sleep(0.01)
+    until(lambda: False)  # pause() would sleep through one that comes just before it
 
 
 @pytest.mark.usefixtures("add")
@@ -218,7 +218,7 @@ HOLDS = {
 def test_what_others_have_open_is_theirs(tmp_path: Path, add: Add, shm_prefix: str, how: str) -> None:
     thing = shared(f"{shm_prefix}theirs")
     # Its parent ends at once, so it is nobody's child here: another program, as far as anybody can see.
-    holder = f"{HOLDS[how].format(path=str(thing))}; import time; print(flush=True); time.sleep(60)"
+    holder = f"{HOLDS[how].format(path=str(thing))}; import signal; print(flush=True); signal.pause()"
     start = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {holder!r}]).pid, flush=True)"
     pids = []
 
@@ -242,7 +242,7 @@ def test_a_process_that_is_left_is_told(tmp_path: Path, add: Add) -> None:
     started = []
 
     def leave(effort: Any, tell: Any) -> Any:
-        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        started.append(subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]))
         return {"value": 1}
 
     add("first", leave)

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -21,6 +20,7 @@ from benchmarks.harness import Effort
 from benchmarks.parts import many
 from benchmarks.sections.many import section
 from shmstate.layout import SHM_DIR
+from tests.core.children import until
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = many.Plan(states=(3, 12), workers=4, questions=20, rounds=2, fleets=1, workers_of_each=2)
@@ -174,11 +174,7 @@ def test_workers_end_with_their_fleet_however_it_ends(tmp_path: Path, kind: str,
             os.kill(fleet, signal.SIGKILL)
             os.killpg(program.pid, signal.SIGINT)
 
-        deadline = time.monotonic() + 30
-        while _of_session(program.pid) and time.monotonic() < deadline:
-            program.poll()
-            time.sleep(0.02)
-    assert _of_session(program.pid) == []
+        until(lambda: (program.poll(), not _of_session(program.pid))[1], name="the end of all that it started")
     assert [entry for entry in os.listdir(SHM_DIR) if name in entry] == []
 
 
