@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 import shmstate
 from shmstate import CodecMismatch, ShmStateError, StateInfo, StateReader, WriterGone
 from shmstate.demo.units import duration, size
+from shmstate.export.command import add_arguments as add_export_arguments
 from shmstate.looks import Looks, read_undecoded
 
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
@@ -93,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     reclaim.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     reclaim.set_defaults(command=_reclaim)
 
+    export = commands.add_parser("export", help="have the states watched by a monitoring system: Prometheus")
+    add_export_arguments(export)
+
     demo = commands.add_parser("demo", help="see it work: workers parse the standard library and are watched")
     demo.add_argument("--workers", type=_positive, metavar="N", help="default: as many as cores, 4 at least")
     demo.add_argument("--files", type=_positive, metavar="N", help="parse the first N files only")
@@ -100,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--plain", action="store_true", help="lines of text, also on a terminal")
     demo.set_defaults(command=_demo)
 
-    for command in (ls, show, watch, top, reclaim, demo):
+    for command in (ls, show, watch, top, reclaim, export, demo):
         command.add_argument("--json", action="store_true", help="for programs")
         command.epilog, command.formatter_class = parser.epilog, parser.formatter_class
     return parser

@@ -38,7 +38,7 @@ ORDER = (
     ("member",),
     ("pool",),
     ("__init__",),
-    ("demo",),
+    ("demo", "export"),
     ("cli",),
     ("__main__",),
 )
@@ -50,9 +50,9 @@ VAGUE_WORDS = {"helper", "helpers", "manager", "managers", "misc", "util", "util
 #: Packages that shmstate does without, wherever the import stands.
 FORBIDDEN = {"greenlet", "hypothesis", "matplotlib", "psutil", "pytest", "pytest_shmstate"}
 #: Extras, and the modules that may import them, inside functions: without the extra the module still loads.
-EXTRAS = {"rich": {"cli", "demo"}, "numpy": {"arrays"}}
+EXTRAS = {"rich": {"cli", "demo"}, "numpy": {"arrays"}, "prometheus_client": {"export"}}
 #: ... but for those that are nothing without it, and are themselves imported inside functions.
-WHOLLY = {"arrays"}
+WHOLLY = {"arrays", "export"}
 #: What one module keeps for all.
 KEPT = {
     "_posixshmem": {"compat", "memory"},
@@ -121,7 +121,7 @@ def _may_import(module: str, target: str) -> bool:
     # `from shmstate import memory` means a module, `from shmstate import StateReader` the package's own names.
     second = (target + ".").split(".")[1]
     imported = second if second in ROW else "__init__"
-    in_one_sub_package = imported == module == "demo"
+    in_one_sub_package = imported == module and module in ("demo", "export")
     return in_one_sub_package or ROW[imported] < ROW.get(module, 0)
 
 
@@ -253,6 +253,7 @@ BAD: Dict[Callable[[Sources], List[str]], Dict[str, Sources]] = {
         "rich, at load": {"cli.py": "from rich.table import Table"},
         "rich, in a class body": {"cli.py": "class C:\n    import rich"},
         "rich, where nobody prints": {"reader.py": "def f():\n    import rich"},
+        "prometheus_client, where nobody exports": {"cli.py": "def f():\n    import prometheus_client"},
     },
     imports_of_what_another_module_keeps: {
         "mmap": {"reader.py": "from mmap import mmap"},

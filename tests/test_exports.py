@@ -29,7 +29,17 @@ FRONT_DOOR = {
     "WorkerPool",
 }
 #: What an import may not cost those who did not ask for the extra. (codecs.py does look for msgspec.)
-EXTRAS = {"greenlet", "hypothesis", "matplotlib", "psutil", "pytest", "pytest_shmstate", "rich", "xdist"}
+EXTRAS = {
+    "greenlet",
+    "hypothesis",
+    "matplotlib",
+    "prometheus_client",
+    "psutil",
+    "pytest",
+    "pytest_shmstate",
+    "rich",
+    "xdist",
+}
 
 
 def out_of_order(names: Sequence[str]) -> List[str]:
