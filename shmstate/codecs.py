@@ -17,18 +17,13 @@ from __future__ import annotations
 
 import json
 import pickle
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import msgpack
 
 from shmstate.errors import CodecMismatch, InvalidOption
 from shmstate.layout import CODEC_BYTES, is_codec_name
-
-try:
-    import msgspec
-except ImportError:
-    msgspec = None  # type: ignore[assignment]
 
 
 class Field(NamedTuple):
@@ -58,6 +53,17 @@ class Codec(NamedTuple):
 CodecLike = Union[str, Codec]
 
 
+@lru_cache(maxsize=None)
+def load_msgspec() -> Any:
+    """The library, or None where it is not installed. Loaded when a codec is made: importing shmstate loads no extra."""
+    try:
+        import msgspec as library
+        import msgspec.msgpack
+    except ImportError:
+        return None
+    return library
+
+
 def plain_msgpack() -> Codec:
     """The ``msgpack`` codec as it is without msgspec."""
     # To make a packer costs a tenth of packing a small state. One for all would not do: threads share a writer, and
@@ -79,17 +85,18 @@ def plain_msgpack() -> Codec:
 
 def _msgpack() -> Codec:
     # msgspec would write faster too, but not the same: an ExtType as an array, subclasses of basic types not at all.
-    return plain_msgpack() if msgspec is None else plain_msgpack()._replace(decode=_msgspec().decode)
+    return plain_msgpack() if load_msgspec() is None else plain_msgpack()._replace(decode=_msgspec().decode)
 
 
 def _msgspec() -> Codec:
-    if msgspec is None:
+    library = load_msgspec()
+    if library is None:
         raise InvalidOption("codec 'msgspec' needs msgspec: pip install 'shmstate[fast]'")
 
     def to_ext(code: int, data: memoryview) -> Any:
         return msgpack.ExtType(code, bytes(data))
 
-    return Codec("msgspec", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(ext_hook=to_ext).decode)
+    return Codec("msgspec", library.msgpack.Encoder().encode, library.msgpack.Decoder(ext_hook=to_ext).decode)
 
 
 def _array() -> Codec:

@@ -6,15 +6,17 @@ is due is arithmetic (`_Pace`); a thread, an asyncio task, or a loop of your own
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from types import TracebackType
-from typing import Any, Callable, NamedTuple, Optional, Type
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Type
 
 from shmstate.errors import InvalidOption, WriterClosed
 from shmstate.writer import StateWriter
+
+if TYPE_CHECKING:  # it takes longer to load than all of shmstate; who uses it has loaded it
+    import asyncio
 
 _log = logging.getLogger("shmstate")
 
@@ -204,6 +206,8 @@ class StateSync:
         self._finish(error)
 
     async def __aenter__(self) -> StateSync:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
         self._wake = lambda: _call_on(loop, woken.set)
@@ -211,6 +215,8 @@ class StateSync:
         return self
 
     async def _run_async(self, woken: asyncio.Event) -> None:
+        import asyncio
+
         try:
             while not self._stopping:
                 left = self.poll()
@@ -225,6 +231,8 @@ class StateSync:
     async def __aexit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
+        import asyncio
+
         self._stopping = True
         if self._task is not None:
             self._task.cancel()

@@ -8,7 +8,6 @@ looked for what one that was killed in the middle of a publish could not wake an
 
 from __future__ import annotations
 
-import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, AsyncIterator, Callable, Optional, Protocol, TypeVar
@@ -93,6 +92,8 @@ async def changes(
     awaited: Awaited[_Newer_co], rest: Rest, version: Callable[[_Newer_co], int], after: int
 ) -> AsyncIterator[_Newer_co]:
     """Snapshots of ever newer versions than ``after``, until the writer is gone."""
+    import asyncio  # takes longer to load than all of shmstate; who uses it has loaded it
+
     # A thread of its own: those of the loop are few, and others wait for them.
     with _Sleeper(rest) as sleeper:
         patience = _Patience(None)
@@ -120,6 +121,8 @@ class _Sleeper:
         self._thread: Optional[ThreadPoolExecutor] = None
 
     async def rest(self, after: int) -> bool:
+        import asyncio
+
         if not self._rest(after, 0.0):
             return False
         if self._thread is None:

@@ -28,17 +28,20 @@ FRONT_DOOR = {
     "StateWriter",
     "WorkerPool",
 }
-#: What an import may not cost those who did not ask for the extra. (codecs.py does look for msgspec.)
+#: What an import may not cost those who did not ask for the extra.
 EXTRAS = {
     "greenlet",
     "hypothesis",
     "matplotlib",
+    "msgspec",
+    "numpy",
     "prometheus_client",
     "psutil",
     "pytest",
     "pytest_shmstate",
     "rich",
     "xdist",
+    "zenoh",
 }
 
 

@@ -435,7 +435,7 @@ def test_an_unknown_codec_is_refused_with_those_that_there_are(codec: Any) -> No
 
 
 def test_msgspec_asked_for_by_name_must_be_installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(codecs, "msgspec", None)
+    monkeypatch.setattr(codecs, "load_msgspec", lambda: None)
 
     with pytest.raises(InvalidOption, match=r"pip install 'shmstate\[fast\]'"):
         StateWriter(name, codec="msgspec")
@@ -446,7 +446,7 @@ def test_without_msgspec_msgpack_is_plain_and_reads_what_msgspec_wrote(
 ) -> None:
     with StateWriter(name, codec="msgpack" if msgspec is None else "msgspec") as writer:
         writer.publish({1: "a"})
-        monkeypatch.setattr(codecs, "msgspec", None)
+        monkeypatch.setattr(codecs, "load_msgspec", lambda: None)
 
         with StateReader(name) as reader:
             assert reader.get() == {1: "a"}
