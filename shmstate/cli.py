@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import json
-import math
 import os
 import pprint
 import sys
@@ -16,7 +14,9 @@ import shmstate
 from shmstate import CodecMismatch, ShmStateError, StateInfo, StateReader, WriterGone
 from shmstate.demo.units import duration, size
 from shmstate.export.command import add_arguments as add_export_arguments
+from shmstate.fleet.command import add_ask_arguments, add_gateway_arguments
 from shmstate.looks import Looks, read_undecoded
+from shmstate.plain import jsonable, print_value, printable
 
 FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
 EPILOG = f"""\
@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="have the states watched by a monitoring system: Prometheus")
     add_export_arguments(export)
 
+    gateway = commands.add_parser("gateway", help="answer for this machine's states to whoever asks from another")
+    add_gateway_arguments(gateway)
+    ask = commands.add_parser("ask", help="ask the gateways of other machines for states")
+    add_ask_arguments(ask)
+
     demo = commands.add_parser("demo", help="see it work: workers parse the standard library and are watched")
     demo.add_argument("--workers", type=_positive, metavar="N", help="default: as many as cores, 4 at least")
     demo.add_argument("--files", type=_positive, metavar="N", help="parse the first N files only")
@@ -104,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--plain", action="store_true", help="lines of text, also on a terminal")
     demo.set_defaults(command=_demo)
 
-    for command in (ls, show, watch, top, reclaim, export, demo):
+    for command in (ls, show, watch, top, reclaim, export, gateway, ask, demo):
         command.add_argument("--json", action="store_true", help="for programs")
         command.epilog, command.formatter_class = parser.epilog, parser.formatter_class
     return parser
@@ -142,7 +147,7 @@ def _ls(arguments: argparse.Namespace) -> int:
 def _cells(state: StateInfo) -> Dict[str, str]:
     known = not state.problem or bool(state.owner_pid)
     return {
-        "name": _printable(state.name),
+        "name": printable(state.name),
         "writer": ("alive" if state.alive else "dead") if known else "",
         "pid": str(state.owner_pid) if known else "",
         "version": f"{state.version:,}" if known else "",
@@ -151,7 +156,7 @@ def _cells(state: StateInfo) -> Dict[str, str]:
         "stale": _seconds(state.staleness),
         "memory": size(state.memory) if known else "",
         "codec": state.codec,
-        "problem": _printable(state.problem),
+        "problem": printable(state.problem),
     }
 
 
@@ -215,11 +220,11 @@ def _show(arguments: argparse.Namespace) -> int:
             print(json.dumps({**facts, "value": jsonable(snapshot.value)}, indent=2))
         else:
             print(
-                f"{_printable(arguments.name)}: version {facts['version']:,}, published {_seconds(facts['age'])} ago,"
+                f"{printable(arguments.name)}: version {facts['version']:,}, published {_seconds(facts['age'])} ago,"
                 f" vouched for {_seconds(staleness)} ago, writer {'alive' if facts['alive'] else 'dead'},"
                 f" codec {facts['codec']}"
             )
-            _print_value(snapshot.value)
+            print_value(snapshot.value)
     except RecursionError as error:
         raise ShmStateError(f"state {arguments.name!r} is nested too deeply to be printed") from error
     return 0
@@ -231,7 +236,7 @@ def _show_bytes(arguments: argparse.Namespace) -> int:
         facts = {"name": arguments.name, "version": version, "codec": codec, "hex": payload.hex()}
         print(json.dumps(facts, indent=2))
     else:
-        print(f"{_printable(arguments.name)}: version {version:,}, {len(payload):,} bytes, codec {codec}")
+        print(f"{printable(arguments.name)}: version {version:,}, {len(payload):,} bytes, codec {codec}")
         for line in _hex_lines(payload):
             print(line)
     return 0
@@ -323,44 +328,13 @@ def _reader(name: str, codec: Optional[str]) -> StateReader:
         ) from error
 
 
-def _print_value(value: Any) -> None:
-    if sys.stdout.isatty():
-        try:
-            from rich.console import Console
-            from rich.pretty import Pretty
-        except ImportError:
-            pass
-        else:
-            Console().print(Pretty(value))
-            return
-    print(pprint.pformat(value, width=120, sort_dicts=False))
-
-
-def jsonable(value: Any) -> Any:
-    """What JSON has for ``value``: bytes become ``{"base64": ...}``, what it lacks altogether its ``repr``."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return {"base64": base64.b64encode(value).decode("ascii")}
-    if isinstance(value, dict):
-        names = [key if isinstance(key, str) else repr(key) for key in value]
-        if len(set(names)) < len(names):  # {1: ..., "1": ...}
-            return [[jsonable(key), jsonable(item)] for key, item in value.items()]
-        return {name: jsonable(item) for name, item in zip(names, value.values())}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    return repr(value)
-
-
 def _reclaim(arguments: argparse.Namespace) -> int:
     removed = shmstate.reclaim(arguments.prefix, dry_run=arguments.dry_run)
     if arguments.json:
         print(json.dumps({"would_remove" if arguments.dry_run else "removed": removed}))
     else:
         for name in removed:
-            print(f"{'would remove' if arguments.dry_run else 'removed'} {_printable(name)}")
+            print(f"{'would remove' if arguments.dry_run else 'removed'} {printable(name)}")
         if not removed:
             print(f"nothing to remove{_beginning_with(arguments.prefix)}")
     return 0
@@ -380,8 +354,3 @@ def _seconds(seconds: Optional[float]) -> str:
 
 def _beginning_with(prefix: str) -> str:
     return f" whose name begins with {prefix!r}" if prefix else ""
-
-
-def _printable(text: str) -> str:
-    """``text`` without what would act upon a terminal: anybody can give a file in /dev/shm any name."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -24,7 +24,8 @@
     │   ├── WriterClosed         ... or in a forked child
     │   └── ReaderClosed
     ├── ReentrantPublish         a signal handler published in the middle of a publish
-    └── WorkerDied               a worker process ended before its work did
+    ├── WorkerDied               a worker process ended before its work did
+    └── FleetError               no session with other hosts, or none any more
 
 Texts name the object, what was seen, and what to do. Errors carry their text alone, so they pickle.
 """
@@ -130,3 +131,7 @@ class ReentrantPublish(ShmStateError):
 
 class WorkerDied(ShmStateError):
     """A worker process ended before its work did."""
+
+
+class FleetError(ShmStateError):
+    """There is no session with other hosts: it could not be opened, or has been closed."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from shmstate import reading
+from shmstate import ownership, reading
 from shmstate.attachment import Attachment
 from shmstate.registry import StateInfo, list_states
 
@@ -52,9 +52,62 @@ def read_undecoded(name: str) -> Tuple[int, bytes, str]:
 
     Raises StateNotFound, NotPublished, UntrustedSegment, CorruptSegment, ReadTimeout.
     """
-    place = Attachment(name, 0.0, None)
+    state = Undecoded(name)
     try:
-        payload, version, _ = reading.open_reading(place, name).snapshot()
-        return version, payload, place.segment.layout.codec
+        return state.take()[:3]
     finally:
-        place.segment.close()
+        state.close()
+
+
+class Taken(NamedTuple):
+    """A state as it was published."""
+
+    version: int
+    payload: bytes
+    codec: str
+    #: CLOCK_MONOTONIC of when it was published, and of when its writer last vouched for it.
+    published_ns: int
+    vouched_ns: int
+
+
+class Undecoded:
+    """Reads a state's bytes, whatever its codec. Threads may share it. Raises as StateReader, but for CodecMismatch."""
+
+    def __init__(self, name: str, trust_uid: Optional[int] = None) -> None:
+        self._place = Attachment(name, 0.0, trust_uid)
+        self._steps = reading.open_reading(self._place, name)
+        #: When the line began that its versions count in: as long as this is the same, they only go up.
+        self.created_ns = self._place.segment.identity().created_ns
+
+    def take(self) -> Taken:
+        """The latest state. Raises NotPublished, ReadTimeout."""
+        while True:
+            codec = self._place.segment.layout.codec
+            payload, version, published = self._steps.snapshot()
+            if self._place.segment.layout.codec == codec:  # which a move can change
+                return Taken(version, payload, codec, published, max(published, self._steps.heartbeat()))
+
+    @property
+    def version(self) -> int:
+        """The version published last; 0: none yet."""
+        return self._steps.latest()
+
+    def times(self) -> Tuple[int, int]:
+        """As in Taken, of the latest version."""
+        published = self._steps.view()[2]
+        return published, max(published, self._steps.heartbeat())
+
+    @property
+    def alive(self) -> bool:
+        """Whether a living writer owns it. Asks the kernel."""
+        return ownership.is_owned(self._place.segment.path, self._place.segment.inode)
+
+    @property
+    def has_name(self) -> bool:
+        """Whether the name still leads to it: it was not closed, removed, or made anew."""
+        self._steps.latest()  # which follows a move
+        return ownership.leads_to(self._place.segment.path, self._place.segment.inode)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._place.segment.close()

@@ -38,7 +38,9 @@ ORDER = (
     ("member",),
     ("pool",),
     ("__init__",),
+    ("plain", "serving"),
     ("demo", "export"),
+    ("fleet",),
     ("cli",),
     ("__main__",),
 )
@@ -50,7 +52,7 @@ VAGUE_WORDS = {"helper", "helpers", "manager", "managers", "misc", "util", "util
 #: Packages that shmstate does without, wherever the import stands.
 FORBIDDEN = {"greenlet", "hypothesis", "matplotlib", "psutil", "pytest", "pytest_shmstate"}
 #: Extras, and the modules that may import them, inside functions: without the extra the module still loads.
-EXTRAS = {"rich": {"cli", "demo"}, "numpy": {"arrays"}, "prometheus_client": {"export"}}
+EXTRAS = {"rich": {"cli", "demo", "plain"}, "numpy": {"arrays"}, "prometheus_client": {"export"}, "zenoh": {"fleet"}}
 #: ... but for those that are nothing without it, and are themselves imported inside functions.
 WHOLLY = {"arrays", "export"}
 #: What one module keeps for all.
@@ -121,7 +123,7 @@ def _may_import(module: str, target: str) -> bool:
     # `from shmstate import memory` means a module, `from shmstate import StateReader` the package's own names.
     second = (target + ".").split(".")[1]
     imported = second if second in ROW else "__init__"
-    in_one_sub_package = imported == module and module in ("demo", "export")
+    in_one_sub_package = imported == module and module in ("demo", "export", "fleet")
     return in_one_sub_package or ROW[imported] < ROW.get(module, 0)
 
 

@@ -20,7 +20,8 @@ import pytest
 
 import shmstate
 from shmstate import Codec, StateWriter
-from shmstate.cli import jsonable, main
+from shmstate.cli import main
+from shmstate.plain import jsonable
 from shmstate.demo.units import duration, size, times
 from shmstate.layout import SHM_DIR
 from shmstate.looks import Looks

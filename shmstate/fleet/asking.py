@@ -1,0 +1,189 @@
+"""FleetQuery: asks the states of one host, of some or of all, and says who did not answer."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from types import TracebackType
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
+
+from shmstate.codecs import CodecLike, codec_for_reading
+from shmstate.errors import FleetError, InvalidOption, ShmStateError
+from shmstate.fleet import engine, wire
+from shmstate.fleet.replies import HostAnswer, Problem, Replies, Tally
+from shmstate.fleet.roster import Roster
+
+DEFAULT_DEADLINE = 1.0
+DEFAULT_MAX_TOTAL = 256 << 20
+
+
+class FleetQuery:
+    """Asks gateways for the states whose names match ``states``.
+
+    ``states``       a name, or a pattern in which ``*`` is any number of characters: ``fleet.w1``, ``fleet.*``
+    ``hosts``        the same for hosts, or several of these; those named without ``*`` are always to answer
+    ``connect``      endpoints of zenoh's, of gateways or of routers; None: those of ``config``, or loopback
+    ``deadline``     seconds that a question may take, if nothing else is said when it is asked
+    ``codec``        as for StateReader: None takes each writer's own, if reading it cannot run code
+    ``max_payload``  bytes; a larger state is named, with its size, and not sent
+    ``max_total``    bytes of all states of one question; what comes beyond them is named, and dropped
+    ``config``       zenoh's own: a file, or {key: value}; TLS, passwords, the mode ``client`` for a router
+    ``scouting``     look for gateways by multicast and gossip, as zenoh has it
+
+    Opening it waits half a second at most for ``connect``. What is not there then, or goes later, is tried again while this
+    is open, and answers from when it is back. Threads may share it; a fork of this process may not use it. Raises FleetError,
+    InvalidOption.
+    """
+
+    def __init__(
+        self,
+        states: str,
+        *,
+        hosts: Union[str, Sequence[str]] = "*",
+        connect: Optional[Sequence[str]] = None,
+        deadline: float = DEFAULT_DEADLINE,
+        codec: Optional[CodecLike] = None,
+        max_payload: int = engine.DEFAULT_MAX_PAYLOAD,
+        max_total: int = DEFAULT_MAX_TOTAL,
+        config: Optional[engine.Config] = None,
+        scouting: bool = False,
+    ) -> None:
+        self.states = states
+        self.hosts = (hosts,) if isinstance(hosts, str) else tuple(hosts)
+        _check(states, self.hosts, deadline, max_payload, max_total)
+        self._deadline, self._codec = deadline, codec
+        self._max_payload, self._max_total = max_payload, max_total
+        self._request = wire.pack(wire.Request(max_payload))
+        self._pid = os.getpid()
+        self.session, _, self.connect = engine.open_session(
+            f"query of {states!r}",
+            listen=engine.Endpoints([]),
+            connect=engine.Endpoints(connect, [engine.DEFAULT_ENDPOINT]),
+            config=config,
+            scouting=scouting,
+            max_payload=max_payload,
+        )
+        try:
+            self.roster = Roster(self.session, self.hosts)
+        except BaseException:
+            self.session.close()
+            raise
+
+    def ask(self, deadline: Optional[float] = None) -> Replies:
+        """Ask, and wait until all have answered, ``deadline`` seconds at most. Raises FleetError, InvalidOption."""
+        if deadline is not None:
+            _check_deadline(deadline)
+        allowed = self._deadline if deadline is None else deadline
+        began = time.monotonic()
+        tally = Tally(self.roster, self._max_total)
+        self.collect([(host, self.states) for host in self.hosts], allowed, tally.take)
+        seconds = time.monotonic() - began
+        answers, problems = [], [*tally.problems, *tally.clashes()]
+        for (host, state), (facts, payload) in sorted(tally.states.items()):
+            answer = self.answer(host, state, facts, payload)
+            if isinstance(answer, Problem):
+                problems.append(answer)
+            else:
+                answers.append(answer)
+        return Replies(tuple(answers), self._silent(tally, allowed), tuple(sorted(problems)), seconds)
+
+    def _silent(self, tally: Tally, allowed: float) -> Dict[str, str]:
+        silent = tally.silent(allowed)
+        missing = set(self.connect).difference(engine.connected_to(self.session, self.connect))
+        silent.update({endpoint: "no connection; is a gateway running there?" for endpoint in sorted(missing)})
+        return silent
+
+    def hosts_there(self) -> List[str]:
+        """Those of the hosts asked that are there now, sorted; nobody is asked."""
+        return self.roster.there()
+
+    def collect(
+        self, asked: Sequence[Tuple[str, str]], deadline: float, take: Callable[[str, bytes, Any], None]
+    ) -> None:
+        """Ask for patterns of (host, state), and call ``take(key, header, payload)`` for what comes in time."""
+        if os.getpid() != self._pid:
+            raise FleetError(f"query of {self.states!r}: belongs to pid {self._pid}; a fork has to make its own")
+        zenoh = engine.library()
+        arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()  # replies of zenoh's; None: that is all
+        handler = zenoh.handlers.Callback(arrivals.put, lambda: arrivals.put(None), indirect=False)
+        ends = time.monotonic() + deadline
+        try:
+            for host, state in asked:
+                key = f"{wire.STATES}/{wire.chunks_like(host)}/{wire.chunks_like(state)}"
+                self.session.get(
+                    *(key, handler),
+                    target=zenoh.QueryTarget.ALL,
+                    consolidation=zenoh.ConsolidationMode.NONE,
+                    accept_replies=zenoh.ReplyKeyExpr.ANY,
+                    timeout=deadline,
+                    attachment=self._request,
+                )
+        except zenoh.ZError as error:
+            raise FleetError(f"query of {self.states!r} could not be sent ({error}); was it closed?") from error
+        open_questions = len(asked)
+        while open_questions:
+            try:
+                reply = arrivals.get(timeout=max(ends - time.monotonic(), 0.0))
+            except queue.Empty:
+                return
+            if reply is None:
+                open_questions -= 1
+            elif reply.ok is not None:  # an error is the engine's: its own time-out, access denied
+                header = b"" if reply.ok.attachment is None else reply.ok.attachment.to_bytes()
+                take(str(reply.ok.key_expr), header, reply.ok.payload)
+
+    def answer(self, host: str, state: str, facts: wire.Facts, payload: bytes) -> Union[HostAnswer, Problem]:
+        """What a state's bytes stand for."""
+        if facts.problem:
+            return Problem(host, state, facts.problem)
+        try:
+            value = codec_for_reading(self._codec, facts.codec, state).decode(payload)
+        except ShmStateError as error:
+            return Problem(host, state, str(error))
+        except Exception as error:
+            return Problem(
+                *(host, state),
+                f"version {facts.version}, {len(payload):,} bytes, does not decode as {facts.codec}"
+                f" ({type(error).__name__}: {error})",
+            )
+        return HostAnswer(
+            host=host,
+            state=state,
+            value=value,
+            version=facts.version,
+            age=facts.age_ns / 1e9,
+            staleness=facts.stale_ns / 1e9,
+            alive=facts.alive,
+            codec=facts.codec,
+            nbytes=len(payload),
+        )
+
+    def close(self) -> None:
+        """End the session. Idempotent."""
+        if os.getpid() == self._pid and not self.session.is_closed():
+            self.session.close()
+
+    def __enter__(self) -> FleetQuery:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+
+def _check(states: str, hosts: Sequence[str], deadline: float, max_payload: int, max_total: int) -> None:
+    if not isinstance(states, str) or not states or "/" in states:
+        raise InvalidOption(f"states={states!r}: a state's name, or a pattern such as 'fleet.*'")
+    if not hosts or not all(isinstance(host, str) and host for host in hosts):
+        raise InvalidOption(f"hosts={hosts!r}: a host's name, a pattern such as 'rack1-*', or several of them")
+    _check_deadline(deadline)
+    for option, value in (("max_payload", max_payload), ("max_total", max_total)):
+        if not 1 <= value <= 1 << 40:
+            raise InvalidOption(f"{option}={value}: bytes, 1 or more")
+
+
+def _check_deadline(deadline: float) -> None:
+    if not 0 < deadline <= 3600:
+        raise InvalidOption(f"deadline={deadline}: seconds, above 0 and at most an hour")
