@@ -116,7 +116,7 @@ def _against(floor: str, subject: str, names: Dict[str, Any], effort: Effort) ->
 
 def _without_msgspec(engine: str) -> Any:
     """shmstate takes msgspec where it is installed; in this block it does not, if msgpack is what is measured."""
-    return mock.patch.object(codecs, "load_msgspec", lambda: None) if engine == "msgpack" else nullcontext()
+    return mock.patch.object(codecs, "load_msgspec", return_value=None) if engine == "msgpack" else nullcontext()
 
 
 def _read_bytes(name: str, size: int, effort: Effort) -> Dict[str, Any]:

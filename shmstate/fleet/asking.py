@@ -91,7 +91,7 @@ class FleetQuery:
     def _silent(self, tally: Tally, allowed: float) -> Dict[str, str]:
         silent = tally.silent(allowed)
         missing = set(self.connect).difference(engine.connected_to(self.session, self.connect))
-        silent.update({endpoint: "no connection; is a gateway running there?" for endpoint in sorted(missing)})
+        silent.update(dict.fromkeys(sorted(missing), "no connection; is a gateway running there?"))
         return silent
 
     def hosts_there(self) -> List[str]:

@@ -128,18 +128,21 @@ def _first_line(error: BaseException) -> str:
 
 
 def connected_to(session: Any, endpoints: Iterable[str]) -> List[str]:
-    """Those of the endpoints that the session is connected to, by address and port."""
-    reached = {link.dst.partition("/")[2].partition("?")[0] for link in session.info.links()}
-    return [endpoint for endpoint in endpoints if _addresses(endpoint) & reached or not _addresses(endpoint)]
+    """Those of the endpoints that the session is connected to, by address and port, or path."""
+    reached = {_plain(link.dst) for link in session.info.links()}
+    return [endpoint for endpoint in endpoints if _addresses(_plain(endpoint)) & reached]
 
 
-def _addresses(endpoint: str) -> Set[str]:
-    """``address:port`` of an endpoint, as links are told by them; empty for what has none, as a unix socket."""
-    place = endpoint.partition("/")[2]
-    place = place.partition("#")[0].partition("?")[0]
+def _plain(endpoint: str) -> str:
+    """The place of an endpoint, without protocol and settings."""
+    return endpoint.partition("/")[2].partition("#")[0].partition("?")[0]
+
+
+def _addresses(place: str) -> Set[str]:
+    """What a link to a place may call it: a name stands for several addresses, a path for itself."""
     host, colon, port = place.rpartition(":")
     if not colon or not port.isdigit():
-        return set()
+        return {place}
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), proto=socket.IPPROTO_TCP)
     except OSError:

@@ -130,7 +130,7 @@ def _fields(kind: Type[Any], content: Mapping[str, Any], types: Sequence[type]) 
         value: Any = content.get(name, kind._field_defaults.get(name))
         if type(value) is not wanted:
             raise Unreadable(f"sends a header whose {name!r} is {type(value).__name__}, not {wanted.__name__}")
-        if wanted is int and value < 0:
+        if isinstance(value, int) and value < 0:
             raise Unreadable(f"sends a header whose {name!r} is {value}")
         fields.append(value)
     return fields

@@ -21,10 +21,10 @@ import pytest
 import shmstate
 from shmstate import Codec, StateWriter
 from shmstate.cli import main
-from shmstate.plain import jsonable
 from shmstate.demo.units import duration, size, times
 from shmstate.layout import SHM_DIR
 from shmstate.looks import Looks
+from shmstate.plain import jsonable
 from tests.core.children import ROOT
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
