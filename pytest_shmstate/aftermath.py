@@ -28,20 +28,21 @@ class Past:
         """``ended``: workers that came to their end as they should."""
         self._ledger = ledger
         self._ended = set(ended)
-        self._workers = {pid: str(rest[0]) for _, pid, rest in ledger.others.get("worker", ())}
+        #: Pid -> name of those that ran tests.
+        self.workers = {pid: str(rest[0]) for _, pid, rest in ledger.others.get("worker", ())}
 
     def worker_of(self, pid: int, at: Optional[int]) -> Optional[Tuple[str, int, int]]:
         """Which worker the process is or came from: its name, its pid, and when the way down to ``pid`` began."""
         chain = self._ledger.lineage(pid, at)
         for position, one in enumerate(chain):
-            if one in self._workers:
+            if one in self.workers:
                 moment = at
                 for below in reversed(chain[:position]):
                     begun = self._ledger.process(below, at)
                     if begun is not None and (begun.how == "fork" or not is_service(begun.command)):
                         moment = begun.at
                         break
-                return self._workers[one], one, moment if moment is not None else time.monotonic_ns()
+                return self.workers[one], one, moment if moment is not None else time.monotonic_ns()
         return None
 
     def span_at(self, worker: str, pid: int, moment: int) -> Span:
@@ -67,12 +68,20 @@ class Past:
 
 
 class Aftermath:
-    """Looks once, at the end, in the process that outlives those that ran tests (or is the only one)."""
+    """Looks once, at the end, in the process that outlives those that ran tests (or is one of them)."""
 
     def __init__(
-        self, ledger: Ledger, before: Dict[str, int], sysv_before: Set[int], told: Sequence[Tuple[str, str, Any]]
+        self,
+        ledger: Ledger,
+        before: Dict[str, int],
+        sysv_before: Set[int],
+        told: Sequence[Tuple[str, str, Any]],
+        residents: Sequence[int] = (),
     ) -> None:
-        """``before``: what was there when the run began. ``told``: what the workers found."""
+        """``before``: what was there when the run began. ``told``: what the workers found.
+
+        ``residents``: processes that ran tests, have told what they found, and live on, beside this one.
+        """
         self._ledger = ledger
         self._sysv_before = sysv_before
         self._told = told
@@ -81,10 +90,10 @@ class Aftermath:
         self._come = {name: inode for name, inode in census.listing().items() if before.get(name) != inode}
         ledger.refresh(only=self._come)
         self._past = Past(ledger, ended)
-        self._pid = os.getpid()
+        self._residents = {os.getpid(), *residents}
 
     def wait_for_processes(self, patience: float) -> List[Found]:
-        """Processes of the run that do not end. Those below this process are its own affair: it has judged them.
+        """Processes of the run that do not end. Those below a resident are its own affair: it has judged them.
 
         Services are waited for as well, since they clean up; one that stays waits for another that stays.
         """
@@ -112,7 +121,7 @@ class Aftermath:
         return found
 
     def _running(self) -> Iterator[Begun]:
-        mine = {self._pid, *census.descendants(self._pid), *ancestors(self._pid)}
+        mine = {pid for one in self._residents for pid in (one, *census.descendants(one), *ancestors(one))}
         for known in self._ledger.begun.values():
             if known[-1].pid not in mine and census.runs(known[-1].pid, known[-1].start):
                 yield known[-1]
@@ -135,16 +144,19 @@ class Aftermath:
                 span.due = span.complete = True
                 stack = tuple(Frame(*frame) for frame in plain["stack"])
                 one = Found(plain["kind"], plain["name"], plain["mark"], span, plain["evidence"], plain["pid"], stack)
-                if one.there() and not (worker == "main" and self._is_in_use(one)):
+                if one.there() and not (self._lives(worker) and self._is_in_use(one)):
                     found.append(one)
         return found
 
+    def _lives(self, worker: str) -> bool:
+        return any(self._past.workers.get(pid) == worker for pid in self._residents)
+
     def _is_in_use(self, found: Found) -> bool:
-        """This process, or what it started, still has it: then it is not over yet, and nobody will see the end."""
+        """A resident, or what it started, still has it: then it is not over yet, and nobody will see the end."""
         if found.kind in (PROCESS, SYSV) or is_process_wide(found.name):
             return True
         entry = census.look(found.name)
-        mine = [self._pid, *census.descendants(self._pid)]
+        mine = [pid for one in self._residents for pid in (one, *census.descendants(one))]
         return entry is not None and bool(census.holders([entry], mine)[found.name])
 
     def recorded(self, known: Iterable[Found]) -> List[Found]:
@@ -157,7 +169,7 @@ class Aftermath:
                 continue
             whose = self._past.worker_of(made.pid, made.at)
             entry = census.look(name)
-            if whose is None or entry is None or whose[1] == self._pid:
+            if whose is None or entry is None or whose[1] in self._residents:
                 continue
             span = self._past.span_at(*whose)
             evidence = f"the ledger of pid {made.pid}, of {whose[0]}"
@@ -170,7 +182,7 @@ class Aftermath:
         found = []
         for shmid, segment in census.sysv(census.sysv_table()).items():
             whose = self._past.worker_of(segment.creator, None) if shmid not in self._sysv_before else None
-            if whose is not None and whose[1] != self._pid and (SYSV, shmid) not in judged:
+            if whose is not None and whose[1] not in self._residents and (SYSV, shmid) not in judged:
                 span = self._past.span_at(*whose)
                 evidence = f"the kernel: made by pid {segment.creator}, of {whose[0]}"
                 found.append(Found(SYSV, f"shmid {shmid}", shmid, span, evidence, segment.creator))
@@ -209,12 +221,14 @@ def ancestors(pid: int) -> List[int]:
         found.append(pid)
 
 
-def strangers(ledger: Ledger) -> List[int]:
+def strangers(ledger: Ledger, residents: Sequence[int] = ()) -> List[int]:
     """Processes outside this run that see the same /dev/shm and may write there: it may be theirs.
 
-    Those above this one (the shell, the CI's runner) wait for it and make nothing meanwhile.
+    Those above this one and above residents (the shell, the CI's runner) wait for it and make nothing meanwhile.
     """
-    ours: Set[int] = {os.getpid(), *ancestors(os.getpid()), *census.descendants(os.getpid()), *ledger.begun}
+    ours: Set[int] = set(ledger.begun)
+    for one in {os.getpid(), *residents}:
+        ours |= {one, *ancestors(one), *census.descendants(one)}
     found = []
     for pid in census.everybody():
         if pid in ours or not census.command_of(pid) or census.command_of(pid).startswith("["):

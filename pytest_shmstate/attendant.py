@@ -36,8 +36,10 @@ class ActiveFixture:
 class Attendant:
     """Owns the watch; each method answers one of pytest's hooks."""
 
-    def __init__(self, run: Run, settings: Settings, worker: str) -> None:
+    def __init__(self, run: Run, settings: Settings, worker: str, host: str = "") -> None:
+        """``host``: how this one is called in reports; empty for the one that the run was started on."""
         self._run = run
+        self._host = host
         self._settings = settings
         self._worker = worker
         self._suppressions = Suppressions(settings.ignore)
@@ -200,7 +202,7 @@ class Attendant:
             return
         if found.span.owner.name != nodeid:
             leak = replace(leak, owner=replace(leak.owner, found_after=nodeid))
-        leak = replace(leak, mode=settings.leaks, reported=bool(nodeid))
+        leak = replace(leak, mode=settings.leaks, reported=bool(nodeid), host=self._host)
         if self._settings.keep:
             leak = replace(leak, fate="left in place (--shmstate-keep)")
         elif settings.leaks == "warn":

@@ -7,8 +7,8 @@ owner      the test, fixture or import that had to clean it up, and how that is 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Dict, Optional, Tuple, Type
 
 #: Kinds of things that are left behind.
 SEGMENT = "segment"
@@ -108,21 +108,28 @@ class Leak:
     after_failure: bool = False
     #: Anything else worth a line each.
     notes: Tuple[str, ...] = field(default=())
+    #: The host where it was left; empty for the one that the run was started on.
+    host: str = ""
 
     def as_json(self) -> Dict[str, Any]:
-        """Plain dicts, lists, strings and numbers."""
-        return asdict(self)
+        """Plain dicts, lists, strings and numbers. Only a leak of another host has a ``host`` there."""
+        plain = asdict(self)
+        return plain if self.host else {key: value for key, value in plain.items() if key != "host"}
 
 
 def leak_from_json(plain: Dict[str, Any]) -> Leak:
-    """The inverse of ``as_json``, also after a round through JSON text."""
-    plain = dict(plain)
-    plain["owner"] = Owner(**plain["owner"])
-    plain["stack"] = tuple(Frame(**frame) for frame in plain["stack"])
-    plain["where"] = Frame(**plain["where"]) if plain["where"] else None
-    plain["holders"] = tuple(Holder(**holder) for holder in plain["holders"])
+    """The inverse of ``as_json``, also after a round through JSON text. What another version added is left out."""
+    plain = _known(Leak, plain)
+    plain["owner"] = Owner(**_known(Owner, plain["owner"]))
+    plain["stack"] = tuple(Frame(**_known(Frame, frame)) for frame in plain["stack"])
+    plain["where"] = Frame(**_known(Frame, plain["where"])) if plain["where"] else None
+    plain["holders"] = tuple(Holder(**_known(Holder, holder)) for holder in plain["holders"])
     plain["notes"] = tuple(plain["notes"])
     return Leak(**plain)
+
+
+def _known(kind: Type[Any], plain: Dict[str, Any]) -> Dict[str, Any]:
+    return {one.name: plain[one.name] for one in fields(kind) if one.name in plain}
 
 
 @dataclass(frozen=True)

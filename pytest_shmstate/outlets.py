@@ -6,7 +6,7 @@ import json
 import os
 import re
 import stat
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from pytest_shmstate.known import Use
@@ -19,6 +19,7 @@ from pytest_shmstate.report import (
     describe,
     headline,
     named,
+    on_host,
     owned_by,
     place,
     printable,
@@ -52,6 +53,24 @@ class ReportNotWritten(OSError):
     """A report could not be written where it was asked for."""
 
 
+#: What was watched, whether that worked, and why not.
+Abilities = Tuple[Tuple[str, bool, str], ...]
+
+
+@dataclass(frozen=True)
+class Host:
+    """Another host, on which workers of the run were."""
+
+    name: str
+    workers: Tuple[str, ...]
+    #: Why it is not known what is left there, a line each; none: it is known.
+    untold: Tuple[str, ...] = ()
+    #: What has to be known of it beside that, a line each.
+    remarks: Tuple[str, ...] = ()
+    abilities: Abilities = ()
+    tests_checked: int = 0
+
+
 @dataclass(frozen=True)
 class Summary:
     """All that is told at the end of a run."""
@@ -62,9 +81,12 @@ class Summary:
     leaks: Tuple[Leak, ...] = ()
     used: Tuple[Use, ...] = ()
     unused: Tuple[Suppression, ...] = ()
-    #: What was watched, whether that worked, and why not.
-    abilities: Tuple[Tuple[str, bool, str], ...] = ()
+    #: Those of the host that the run was started on.
+    abilities: Abilities = ()
+    #: On all hosts.
     tests_checked: int = 0
+    #: The others.
+    hosts: Tuple[Host, ...] = ()
     #: The tests passed, and the run fails all the same.
     exit_status_changed: bool = False
     #: The id of the run.
@@ -100,19 +122,41 @@ def section(summary: Summary) -> List[Line]:
         # Green is for what was looked at.
         checked = summary.tests_checked > 0 and summary.mode != "off"
         only = "only tests whose marker asks for it are checked" if summary.mode == "off" else "no test was checked"
-        lines.append((f"{f'nothing left behind by {tests}' if checked else only} ({mode})", {"green": checked}))
+        found = f"{'nothing known to be' if _untold(summary) else 'nothing'} left behind by {tests}"
+        lines.append((f"{found if checked else only} ({mode})", {"green": checked and not _untold(summary)}))
     for key, leaks in groups.items():
         lines += _findings(key, leaks)
     if groups:
         lines.append((f"{tests} checked ({mode})", {}))
         # Above a clean run it stands in the header already.
         lines += [(text, {"yellow": True}) for text in _blind_spots(summary)]
+    lines += _other_hosts(summary)
     if foreign:
         lines.append((f"{GROUPS['foreign']}: {counted(foreign)}", {}))
     lines += [(text, {}) for text in _suppression_lines(summary)]
     if summary.exit_status_changed:
-        lines.append(("the tests passed, but this run fails for what was left behind", {"red": True, "bold": True}))
+        blamed = "failing" in groups or any(leak.mode == "error" for leak in groups.get("unattributed", ()))
+        what = "was left behind" if blamed or not _untold(summary) else "is not known"
+        lines.append((f"the tests passed, but this run fails for what {what}", {"red": True, "bold": True}))
     return lines
+
+
+def _untold(summary: Summary) -> List[str]:
+    return [line for host in summary.hosts for line in host.untold]
+
+
+def _other_hosts(summary: Summary) -> Iterator[Line]:
+    """What a reader cannot take for granted there."""
+    able = {what for what, able, _ in summary.abilities if able}
+    for host in summary.hosts:
+        for text in host.untold:
+            yield printable(text), {"red": True, "bold": True} if summary.mode == "error" else {"yellow": True}
+        # The header was printed before anything was known of them.
+        missing = [_ability(what, note) for what, works, note in host.abilities if not works and what in able]
+        if missing:
+            yield printable(f"not possible on host {host.name}: {'; '.join(missing)}"), {"yellow": True}
+        for text in host.remarks:
+            yield printable(text), {"yellow": True}
 
 
 def _tests(summary: Summary) -> str:
@@ -147,8 +191,12 @@ def _in_short(leak: Leak) -> str:
 
 
 def _blind_spots(summary: Summary) -> List[str]:
-    missing = [f"{what} ({note})" if note else what for what, able, note in summary.abilities if not able]
+    missing = [_ability(what, note) for what, able, note in summary.abilities if not able]
     return [f"not possible here: {'; '.join(missing)}"] if missing else []
+
+
+def _ability(what: str, note: str) -> str:
+    return f"{what} ({note})" if note else what
 
 
 def _suppression_lines(summary: Summary) -> Iterator[str]:
@@ -174,11 +222,16 @@ def as_document(summary: Summary) -> Dict[str, Any]:
         "tests_checked": summary.tests_checked,
         "exit_status_changed": summary.exit_status_changed,
         "counts": {key: len(grouped(summary.leaks).get(key, ())) for key in GROUPS},
-        "leaks": [{**leak.as_json(), "group": group_of(leak)} for leak in summary.leaks],
+        "leaks": [{**leak.as_json(), "host": leak.host, "group": group_of(leak)} for leak in summary.leaks],
         "suppressions": [{**asdict(used), "count": count, "bytes": size} for used, count, size in summary.used],
         "unused_suppressions": [asdict(suppression) for suppression in summary.unused],
-        "abilities": [{"what": what, "able": able, "note": note} for what, able, note in summary.abilities],
+        "abilities": _abilities(summary.abilities),
+        "hosts": [{**asdict(host), "abilities": _abilities(host.abilities)} for host in summary.hosts],
     }
+
+
+def _abilities(abilities: Abilities) -> List[Dict[str, Any]]:
+    return [{"what": what, "able": able, "note": note} for what, able, note in abilities]
 
 
 def write_json(path: str, document: Dict[str, Any]) -> None:
@@ -236,8 +289,17 @@ def github_annotations(leaks: Sequence[Leak]) -> List[str]:
     return [*lines, f"::notice::and {counted(rest)} more, in the log of this step"] if rest else lines
 
 
+def annotations_of_hosts(summary: Summary) -> List[str]:
+    """The same for hosts of which it is not known what is left there."""
+    level = "error" if summary.mode == "error" else "warning"
+    return [
+        f"::{level} title=shared memory of another host::{escape_data(printable(text))}" for text in _untold(summary)
+    ]
+
+
 def _annotation(level: str, leak: Leak) -> str:
-    properties = {"title": f"{named(leak)[:_LONGEST_TITLE]} left behind"}
+    name = named(replace(leak, host=""))[:_LONGEST_TITLE]
+    properties = {"title": f"{name}{on_host(leak.host)} left behind"}
     shown = _shown_by_github(leak)
     if shown is not None:
         properties = {"file": shown.file, "line": str(shown.line), **properties}
@@ -270,8 +332,10 @@ def escape_property(text: str) -> str:
 def github_summary(summary: Summary) -> str:
     """Markdown for the page of a workflow run: a table of what was left behind, foreign things aside."""
     leaks = [leak for key, members in grouped(summary.leaks).items() if key != "foreign" for leak in members]
+    untold = [f"- {escape_cell(text)}" for text in _untold(summary)]
     if not leaks:
-        return f"### Shared memory\n\nNothing left behind by {_tests(summary)}.\n"
+        nothing = f"Nothing{' known to be' if untold else ''} left behind by {_tests(summary)}."
+        return "\n".join(["### Shared memory", "", nothing, *(["", *untold] if untold else []), ""])
     rows = ["| what | size | whose | look at | counts as | now |", "| --- | --- | --- | --- | --- | --- |"]
     for leak in leaks[:_MOST_ROWS]:
         size = bytes_text(leak.size) if leak.size >= 0 else ""
@@ -281,7 +345,7 @@ def github_summary(summary: Summary) -> str:
         rows.append(f"| and {len(leaks) - _MOST_ROWS:,} more | | | | | |")
     failed = "The tests passed; the run failed for this.\n" if summary.exit_status_changed else ""
     told = f"{escape_cell(headline(leaks))} ({_tests(summary)} checked). {failed}".rstrip()
-    return "\n".join(["### Shared memory", "", told, "", *rows, ""])
+    return "\n".join(["### Shared memory", "", told, *(["", *untold] if untold else []), "", *rows, ""])
 
 
 def _look_at(leak: Leak) -> str:

@@ -3,6 +3,7 @@
 PYTEST_DONT_REWRITE: there is nothing to rewrite, and importing this first is no reason to warn.
 
     controller (or the only process)   a Run and a Gate, from configure to unconfigure
+    xdist's worker                     a Part in that run, as long
     process that runs tests            an Attendant, from the session's start to its end
 
 Written for pytest 7.0 as well: old-style hook wrappers.
@@ -16,8 +17,9 @@ from typing import Any, Generator, List, Optional, Sequence, Tuple
 
 import pytest
 
-from pytest_shmstate import recorder, report, selftest
+from pytest_shmstate import messages, recorder, report, selftest
 from pytest_shmstate.attendant import Attendant
+from pytest_shmstate.away import Part, part_in
 from pytest_shmstate.fixtures import shm_leaks, shm_prefix, shm_state, shm_workers
 from pytest_shmstate.gate import Gate
 from pytest_shmstate.leak import Leak
@@ -73,11 +75,13 @@ class Wiring:
         self.gate: Optional[Gate] = None
         self.attendant: Optional[Attendant] = None
         self._distributes = workerinput is None and config.getoption("dist", "no") != "no"
+        self._part: Optional[Part] = None
         if workerinput is None:
             self._run = Run.begin()
-            self.gate = Gate(self._run, settings, self._distributes)
+            self.gate = Gate(self._run, settings)
         else:
-            self._run = Run.join(workerinput["shmstate_folder"])
+            self._part = part_in(workerinput, settings)
+            self._run, self._settings = self._part.run, self._part.settings
         if not self._distributes:
             recorder.write(self._run.folder, "worker", self._worker)
 
@@ -88,7 +92,10 @@ class Wiring:
             self.attendant = None
         if self.gate is not None:
             self.gate.close()
-        self._run.close()
+        if self._part is not None:
+            self._part.close()
+        else:
+            self._run.close()
 
     # The controller.
 
@@ -99,15 +106,18 @@ class Wiring:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell an xdist worker where the ledger is."""
-        node.workerinput["shmstate_folder"] = self._run.folder
+        if self.gate is not None:
+            self.gate.hosts.invite(node)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Everybody's fixtures are through by now, and xdist's workers are gone."""
+        """Everybody's fixtures are through by now, and xdist's workers are gone, or this is one of them."""
         if self.attendant is not None:
             self.attendant.end_session()
             self.attendant.hand_over()
             self.attendant = None
+        if self._part is not None:
+            session.config.workeroutput[messages.FROM_WORKER] = self._part.finish()  # type: ignore[attr-defined]
         if self.gate is not None:
             session.exitstatus = self.gate.finish(int(session.exitstatus))
 
@@ -122,7 +132,8 @@ class Wiring:
     def pytest_sessionstart(self) -> None:
         """From here on everything that is made is somebody's."""
         if not self._distributes:
-            self.attendant = Attendant(self._run, self._settings, self._worker)
+            host = self._part.host if self._part is not None else ""
+            self.attendant = Attendant(self._run, self._settings, self._worker, host)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: List[pytest.Item]) -> None:

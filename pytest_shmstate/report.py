@@ -106,7 +106,16 @@ def counted(leaks: Iterable[Leak]) -> str:
 
 def headline(leaks: Sequence[Leak]) -> str:
     """One line on all of them."""
-    return f"left behind: {counted(leaks)}"
+    hosts = sorted({leak.host for leak in leaks})
+    if len(hosts) == 1:
+        return f"left behind{on_host(hosts[0])}: {counted(leaks)}"
+    told = [f"{counted([leak for leak in leaks if leak.host == host])}{on_host(host)}" for host in hosts]
+    return f"left behind: {'; '.join(told) or counted([])}"
+
+
+def on_host(host: str) -> str:
+    """`` on host h2``; empty for the one that the run was started on."""
+    return f" on host {printable(host)}" if host else ""
 
 
 def short_path(file: str) -> str:
@@ -153,8 +162,8 @@ def owned_by(owner: Owner) -> str:
 
 
 def named(leak: Leak) -> str:
-    """``segment psm_4f1c``."""
-    return printable(f"{_ONE_AND_MANY.get(leak.kind, (leak.kind, ''))[0]} {leak.name}")
+    """``segment psm_4f1c``, or ``segment psm_4f1c on host h2``."""
+    return printable(f"{_ONE_AND_MANY.get(leak.kind, (leak.kind, ''))[0]} {leak.name}") + on_host(leak.host)
 
 
 def describe(leak: Leak) -> List[str]:
@@ -272,7 +281,7 @@ def failure_text(leaks: Sequence[Leak]) -> str:
 
 
 def _names(leaks: Iterable[Leak]) -> List[str]:
-    return [printable(leak.name) for leak in leaks]
+    return [printable(leak.name) + on_host(leak.host) for leak in leaks]
 
 
 def _first(texts: Sequence[str], most: int = _MOST_LINES_EACH) -> List[str]:

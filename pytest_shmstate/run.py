@@ -26,10 +26,11 @@ PATIENCE = 60.0
 class Run:
     """The folder and the environment, from ``open`` to ``close``."""
 
-    def __init__(self, folder: str, own: bool) -> None:
-        """``own``: this process made the folder, and removes it."""
+    def __init__(self, folder: str, own: bool, alone: bool = False) -> None:
+        """``own``: this process made the folder, and removes it. ``alone``: no other ledger is kept beside it."""
         self.folder = folder
         self._own = own
+        self._alone = alone
         self._before: Dict[str, Optional[str]] = {}
         self._kept_before: Tuple[str, ...] = ()
 
@@ -43,12 +44,17 @@ class Run:
         """Take part in a run that another process began."""
         return cls(folder, own=False).open()
 
+    @classmethod
+    def join_elsewhere(cls, folder: str) -> Run:
+        """The same on another host than the run's: ledgers that the environment names are not of this one."""
+        return cls(folder, own=False, alone=True).open()
+
     def open(self) -> Run:
         """Keep the ledger from now on."""
         self._before = {name: os.environ.get(name) for name in (recorder.LEDGERS, recorder.PARENT, PYTHONPATH)}
         self._kept_before = recorder.kept()
         outer = [folder for folder in _split(os.environ.get(recorder.LEDGERS)) if folder != self.folder]
-        ledgers = [self.folder, *outer]
+        ledgers = [self.folder] if self._alone else [self.folder, *outer]
         recorder.keep(tuple(ledgers))
         path = [entry for entry in _split(os.environ.get(PYTHONPATH)) if entry != recorder.SHIM]
         os.environ[recorder.LEDGERS] = os.pathsep.join(ledgers)

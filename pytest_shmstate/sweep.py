@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from typing import Iterator, List
 
-from pytest_shmstate import census, verdict
+from pytest_shmstate import census, outpost, verdict
 from pytest_shmstate.aftermath import Aftermath
 from pytest_shmstate.attribution import Found
 from pytest_shmstate.leak import INTERRUPTED, PROCESS, Leak
@@ -32,6 +32,9 @@ def sweep() -> List[Leak]:
             os.rename(folder, mine)
         except OSError:  # another run was faster
             continue
+        leaks += _swept(mine)
+        remove_folder(mine)
+    for mine in outpost.deserted():
         leaks += _swept(mine)
         remove_folder(mine)
     return leaks

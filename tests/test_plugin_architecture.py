@@ -14,10 +14,21 @@ from tests.test_architecture import Sources, imports_of, is_within, module_of, s
 
 #: Tools: a module imports only from rows above its own. No pytest in any of them.
 TOOLS = (
-    ("recorder", "leak", "notices", "reach", "kinship", "lifeline", "prefixes", "worker_pipe"),
+    (
+        "recorder",
+        "leak",
+        "notices",
+        "reach",
+        "kinship",
+        "lifeline",
+        "messages",
+        "prefixes",
+        "whereabouts",
+        "worker_pipe",
+    ),
     ("census", "known", "timeline", "states", "worker", "worker_body"),
     ("ledger", "report", "workers"),
-    ("attribution", "outlets", "run"),
+    ("attribution", "outlets", "outpost", "run"),
     ("verdict", "watch", "aftermath"),
     ("check", "sweep"),
     ("kit",),
@@ -26,13 +37,15 @@ TOOLS = (
 #: What pytest loads.
 WIRING = (
     ("settings", "canaries"),
-    ("attendant", "gate", "fixtures", "selftest"),
+    ("attendant", "ending", "fixtures", "selftest"),
+    ("away", "hosts"),
+    ("gate",),
     ("plugin",),
     ("__init__",),
 )
 ROW = {module: row for row, modules in enumerate(TOOLS + WIRING) for module in modules}
 #: Run in processes of other projects, under other Pythons: nothing but the standard library.
-ALONE = {"recorder", "shim"}
+ALONE = {"recorder", "shim", "whereabouts"}
 #: Libraries that a plugin may need, and no other.
 OUTSIDE = {"psutil", "pytest", "shmstate"}
 #: The correctness kit: its modules and sub-packages, and the modules of each of these. Imports go down each list, too.

@@ -33,6 +33,7 @@ from pytest_shmstate.leak import (
 from pytest_shmstate.outlets import (
     GROUPS,
     MOST_ANNOTATIONS,
+    Host,
     ReportNotWritten,
     Summary,
     append_summary,
@@ -204,6 +205,7 @@ def test_the_document_holds_all_that_the_summary_does() -> None:
         used=((OWN, 3, 8192),),
         unused=(BUILT_IN[0],),
         abilities=(("/proc", True, "holders"),),
+        hosts=(Host("h1", ("gw0",), ("why",), ("that",), (("/proc", False, "hidden"),), 3),),
         exit_status_changed=True,
         run="r1",
     )
@@ -225,6 +227,16 @@ def test_the_document_holds_all_that_the_summary_does() -> None:
         ],
         "unused_suppressions": [{"pattern": BUILT_IN[0].pattern, "reason": BUILT_IN[0].reason, "source": "built in"}],
         "abilities": [{"what": "/proc", "able": True, "note": "holders"}],
+        "hosts": [
+            {
+                "name": "h1",
+                "workers": ("gw0",),
+                "untold": ("why",),
+                "remarks": ("that",),
+                "abilities": [{"what": "/proc", "able": False, "note": "hidden"}],
+                "tests_checked": 3,
+            }
+        ],
     }
 
 
