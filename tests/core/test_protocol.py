@@ -501,13 +501,14 @@ def mutant(*replacements: Tuple[str, str, int]) -> Code:
 
 
 W1, W3 = "words[intent_at] = version", "words[latest_at] = version"
-R4_QUICK, R4_FULL = "these[intent_at] - version < slots", "return intent - version < slots"
+R4_LOAD, R4_QUICK = "intent: int = these[intent_at]", "intent == version or intent - version < slots"
+R4_FULL = "return intent - version < slots"
 LOAD_AHEAD = "ahead[:] = [steps.words[slot.length] for slot in steps.layout.where]"
 MUTANTS = {
     "R4 allows one publish too many": [("- version < slots", "- version <= slots", 2)],
     "R4 is skipped": [(R4_QUICK, "True", 1), (R4_FULL, "return True", 1)],
     "R4 looks at LATEST": [
-        (R4_QUICK, "these[LATEST] - version < slots", 1),
+        (R4_LOAD, "intent = these[LATEST]", 1),
         (R4_FULL, "return words[LATEST] - version < slots", 1),
     ],
     "W1 is dropped": [(W1, "pass", 1)],

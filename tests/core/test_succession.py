@@ -244,7 +244,7 @@ MUTANTS = {
         ("    def current() -> Here:\n", "    def current() -> Here:\n        nonlocal here\n", 1),
     ],
     "R4 asks the words of another segment than R1": [
-        ("if these[intent_at] - version", "if words[intent_at] - version", 1)
+        ("intent: int = these[intent_at]", "intent = words[intent_at]", 1)
     ],
     "the reader takes the new bytes with the old words": [("        words = memory.words\n", "", 1)],
 }

@@ -12,7 +12,8 @@ from pytest_shmstate.kit.power.mutation import Edit
 
 W1 = "words[intent_at] = version  # W1"
 W3 = "words[latest_at] = version  # W3"
-R4_QUICK, R4_FULL = "these[intent_at] - version < slots", "return intent - version < slots"
+R4_LOAD, R4_QUICK = "intent: int = these[intent_at]", "intent == version or intent - version < slots"
+R4_FULL = "return intent - version < slots"
 S1 = "title.prepare(layout, Content(version, payload, published, checksum, words[HEARTBEAT], words[wake_at]))  # S1"
 S2, S3 = "words[intent_at] = RETIRED  # S2", "title.take_name()  # S3"
 _AHEAD = "ahead[:] = [steps.words[slot.length] for slot in steps.layout.where]"
@@ -50,7 +51,7 @@ MUTANTS: Dict[str, Mutant] = {
         "I2",
         "one writer",
         (
-            _reader(R4_QUICK, "these[LATEST] - version < slots"),
+            _reader(R4_LOAD, "intent = these[LATEST]"),
             _reader(R4_FULL, "return words[LATEST] - version < slots"),
         ),
     ),
@@ -60,7 +61,10 @@ MUTANTS: Dict[str, Mutant] = {
         "one writer",
         (
             _reader(R4_QUICK, "whole"),
-            _reader("length: int = these[length_at]  # R2", f"whole = {R4_QUICK}; length = these[length_at]"),
+            _reader(
+                "length: int = these[length_at]  # R2",
+                f"intent = these[intent_at]; whole = {R4_QUICK}; length = these[length_at]",
+            ),
         ),
     ),
     "w1-dropped": Mutant("INTENT is never stored", "I2", "one writer", (_writer(W1, "pass"),)),
@@ -128,7 +132,7 @@ MUTANTS: Dict[str, Mutant] = {
         "I2",
         "one writer",
         (
-            _reader(R4_QUICK, "(these[intent_at] - version) % 2 < slots"),
+            _reader(R4_QUICK, "(intent - version) % 2 < slots"),
             _reader(R4_FULL, "return (intent - version) % 2 < slots"),
         ),
     ),
