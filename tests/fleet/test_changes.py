@@ -107,7 +107,9 @@ def test_the_death_of_a_writer_and_its_heir_are_told_with_the_state_seen_last(
             state = changes.get(PATIENCE)
 
     assert [change.kind for change in before] == ["found", "state"]
-    assert dead.answer is not None and alive.answer is not None and state.answer is not None
+    assert dead.answer is not None
+    assert alive.answer is not None
+    assert state.answer is not None
     assert before[1].answer is not None
     assert (dead.kind, dead.answer.alive, dead.answer.value) == ("writer", False, before[1].answer.value)
     assert (alive.kind, alive.answer.alive) == ("writer", True)
@@ -171,6 +173,7 @@ def test_what_is_pushed_late_by_a_gateway_of_before_changes_nothing(query: Fleet
         assert told(changes, 1) == [("state", b"four")]
         push("former", 8, 3, 1, b"three again")
         push("latter", 1, 4, 1, b"four again")
+        push("latter", 0, 3, 1, b"an answer to what was asked before four")
         with pytest.raises(WaitTimeout):
             changes.get(0.0)
         push("latter", 2, 1, 2, b"one, of another line")
