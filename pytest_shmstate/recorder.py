@@ -61,8 +61,9 @@ _listeners: list[list[tuple[object, ...]]] = []
 def keep(folders: tuple[str, ...]) -> None:
     """Keep these ledgers from now on (none: stop). Says ``begin`` in each that is new."""
     global _folders, _hooked
+    folders = tuple(folder for folder in folders if _counts_as_here(folder))
     new = tuple(folder for folder in folders if folder not in _folders)
-    _folders = tuple(folders)
+    _folders = folders
     if not _hooked and _folders:
         _hooked = True
         sys.addaudithook(_hook)
@@ -108,6 +109,17 @@ def write(folder: str, *record: object) -> None:
     finally:
         if outermost:
             _busy.discard(me)
+
+
+def _counts_as_here(folder: str) -> bool:
+    """Whether a pid means in that ledger what it means here: a container may see the folder, and count its own."""
+    words = os.path.basename(folder).split(".")
+    if len(words) < 4 or not words[0].rpartition("-")[2].isdigit():
+        return True
+    try:
+        return words[2] in ("0", str(_stat("/proc/self/ns/pid").st_ino))
+    except OSError:
+        return True
 
 
 def _has_file(folder: str, pid: int) -> bool:
