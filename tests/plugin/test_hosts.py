@@ -202,7 +202,7 @@ def test_where_nothing_is_left_no_host_is_spoken_of(cluster: Cluster) -> None:
 
     assert (judged.status, judged.not_passed(), judged.ours) == (0, {}, []), judged.output
     assert lines_of(judged, "host") == []
-    assert lines_of(judged, "nothing left behind by 18 tests")
+    assert judged.report["tests_checked"] == 18
     assert [host["tests_checked"] for host in judged.report["hosts"]] == [6, 6]
     assert cluster.is_empty("h1", "h2")
 
@@ -266,7 +266,7 @@ def test_who_replaces_a_worker_that_died_cleans_up_after_it(cluster: Cluster, wa
         ("h1", "test_dies", "segment 7121", "interrupted"),
         ("h1", "test_dies", "process", "interrupted"),
     }
-    assert lines_of(judged, "not known") == []
+    assert lines_of(judged, "what is left there is not known") == []
     assert cluster.is_empty("h1")
 
 
@@ -429,8 +429,51 @@ def test_a_run_that_stops_at_the_first_failure_hears_of_all_hosts(cluster: Clust
 
     assert judged.status in (1, 2)
     assert {(host, thing) for host, _, thing, _ in told(judged)} >= {("h1", "segment 7162")}
-    assert lines_of(judged, "not known") == []
+    assert lines_of(judged, "what is left there is not known") == []
     assert cluster.is_empty("h1", "h2")
+
+
+INTERRUPTED = {
+    "test_it.py": SOURCE
+    + """
+    import pathlib
+
+    def test_leaves():
+        untracked(7163).close()
+
+    def test_hangs():
+        segment = untracked(7164)
+        pathlib.Path("hangs").touch()
+        while True:
+            signal.pause()
+    """,
+    "conftest.py": """
+        import os, signal, threading
+        from pathlib import Path
+
+        from tests.core.children import until
+
+        def interrupt():
+            until(Path("hangs").exists)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        def pytest_sessionstart(session):
+            if not hasattr(session.config, "workerinput"):
+                threading.Thread(target=interrupt, daemon=True).start()
+        """,
+}
+
+
+def test_a_run_that_is_interrupted_hears_of_what_its_hosts_had_and_leaves_nothing(cluster: Cluster) -> None:
+    judged = cluster.run(INTERRUPTED, ["h1"])
+
+    assert judged.status == matrix.INTERRUPTED, judged.output
+    assert told(judged) == {
+        ("h1", "test_leaves", "segment 7163", "failing"),
+        ("h1", "test_hangs", "segment 7164", "interrupted"),
+    }, judged.output
+    assert lines_of(judged, "what is left there is not known") == []
+    assert cluster.is_empty("h1")
 
 
 OTHER_VERSIONS: Dict[str, Tuple[str, str]] = {

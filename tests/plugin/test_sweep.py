@@ -121,3 +121,16 @@ def test_the_command_says_what_it_removed_and_exits_with_1_then_0(temporary: Pat
     assert (first.returncode, second.returncode) == (1, 0)
     assert name in first.stdout
     assert "nothing left behind" in second.stdout
+
+
+def test_a_ledger_in_which_pids_mean_other_processes_is_not_written_to(temporary: Path) -> None:
+    theirs = temporary / f"pytest-shmstate-{os.getpid()}.1.7.x"
+    unknown = temporary / f"pytest-shmstate-{os.getpid()}.1.0.x"
+    theirs.mkdir()
+    unknown.mkdir()
+    ledgers = os.pathsep.join(map(str, (theirs, unknown)))
+    env = {**environment(temporary), "PYTEST_SHMSTATE_LEDGER": ledgers}
+
+    subprocess.run([sys.executable, "-c", ""], env=env, check=True)
+
+    assert (len(list(theirs.iterdir())), len(list(unknown.iterdir()))) == (0, 1)
