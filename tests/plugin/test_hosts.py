@@ -613,6 +613,18 @@ def test_on_a_part_of_the_same_machine_all_that_is_its_own_is_found_and_nobody_i
     assert list((tmp_path / "theirs").glob("pytest-shmstate*")) == []
 
 
+def test_what_is_kept_in_a_memory_that_is_shared_is_told_once(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    with part_of_this_machine("--mount", "--pid", "--mount-proc") as enter:
+        python = shlex.join([*enter, f"TMPDIR={tmp_path / 'theirs'}", sys.executable])
+        source = SOURCE + "    def test_leaves(): untracked(7185).close()\n"
+        judged = cluster.run(source, [f"popen//python={python}"], "--shmstate-keep")
+
+    (leak,) = [leak for leak in judged.leaks if leak["size"] == 7185]
+    os.unlink(f"/dev/shm/{leak['name']}")
+    assert (leak["host"], leak["group"]) == (f"{os.uname().nodename} (gw0)", "failing")
+
+
 def test_two_hosts_that_share_a_memory_blame_nobody_for_what_neither_wrote_down(cluster: Cluster) -> None:
     # Two containers of one pod, on a host that is not the controller's: each a nest in the same.
     pod = cluster.hosts["h1"].prefix()
