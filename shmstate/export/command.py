@@ -92,7 +92,7 @@ def _serve(registry: Any, address: Address, as_json: bool) -> int:
         server = _listen(registry, address)
         try:
             _say_where(Address(*server.server_address[:2]), as_json)
-            ended_by = signal.sigwait(endings)
+            ended_by = signal.sigwaitinfo(endings).si_signo
         finally:
             server.shutdown()
             server.server_close()
