@@ -199,9 +199,8 @@ def _asked(gateway: Any, folder: str) -> Optional[Facts]:
 
 
 def _read(text: Optional[str]) -> Dict[str, Any]:
-    """What can be read of a message, be it understood or not."""
+    """What a message says; nothing, if it is not understood."""
     try:
-        content = json.loads(text or "{}")
-    except ValueError:
+        return messages.read(text, "it")
+    except messages.NotUnderstood:
         return {}
-    return content if isinstance(content, dict) else {}

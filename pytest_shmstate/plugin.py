@@ -117,7 +117,8 @@ class Wiring:
             self.attendant.hand_over()
             self.attendant = None
         if self._part is not None:
-            session.config.workeroutput[messages.FROM_WORKER] = self._part.finish()  # type: ignore[attr-defined]
+            output = getattr(session.config, "workeroutput", {})
+            output[messages.FROM_WORKER] = self._part.finish()
         if self.gate is not None:
             session.exitstatus = self.gate.finish(int(session.exitstatus))
 
