@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Dict, List, Union
 
@@ -66,8 +67,16 @@ class Away:
                 self._before = self._first_look()
         except OSError as error:
             self._problem = f"no ledger can be kept there ({error})"
-            # For tests to be watched all the same. Alone: what is another's is not written to.
-            self.run = Run(new_folder(), own=True, alone=True).open()
+            self._stay_out()
+
+    def _stay_out(self) -> None:
+        """Tests are watched all the same, with a ledger that nobody shares; others need not wait for this worker."""
+        if self._is_member:
+            self._is_member = False
+            with suppress(OSError):
+                outpost.go(self._folder)
+            self.run.close()
+        self.run = Run(new_folder(), own=True, alone=True).open()
 
     def _first_look(self) -> Before:
         """What the first worker that came saw: others find things that it has made since."""
@@ -123,10 +132,8 @@ class Away:
 
     def close(self) -> None:
         """The process is done with pytest; also if the session never came to its end."""
-        try:
+        with suppress(OSError):  # what is still there then is swept by a later run
             self._leave()
-        except OSError:
-            pass  # what is still there is swept by a later run
         self.run.close()
 
 
