@@ -306,15 +306,19 @@ def open_existing(name: str, writable: bool) -> int:
             f" `shmstate ls` lists what is there, timeout= waits for it"
         ) from None
     except PermissionError as error:
-        owner = os.stat(path, follow_symlinks=False).st_uid
+        owner = "another user"
+        with suppress(FileNotFoundError):  # gone by now
+            owner = f"uid {os.stat(path, follow_symlinks=False).st_uid}"
         raise UntrustedSegment(
-            f"state {name!r}: {path} belongs to uid {owner} and may not be opened by uid {os.geteuid()}"
+            f"state {name!r}: {path} belongs to {owner} and may not be opened by uid {os.geteuid()}"
         ) from error
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UntrustedSegment(f"state {name!r}: {path} is a symbolic link; remove it") from error
         if error.errno == errno.EISDIR:
             raise CorruptSegment(f"state {name!r}: {path} is a directory; remove it") from error
+        if error.errno == errno.ENXIO:
+            raise CorruptSegment(f"state {name!r}: {path} is a socket, not a file; remove it") from error
         raise
 
 

@@ -19,7 +19,8 @@ def signals_held() -> Iterator[Callable[[], int]]:
     endings = {number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
 
     def wait() -> int:
-        ended_by = signal.sigwait(endings)
+        # Not sigwait(), during which Python's handlers of other signals would not run.
+        ended_by = signal.sigwaitinfo(endings).si_signo
         if ended_by == signal.SIGINT:
             raise KeyboardInterrupt
         return 128 + ended_by

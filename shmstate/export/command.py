@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from shmstate import InvalidOption
+from shmstate.serving import signals_held
 
 
 class Address(NamedTuple):
@@ -85,22 +85,14 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def _serve(registry: Any, address: Address, as_json: bool) -> int:
-    # The server's threads inherit the mask, so the signals wait until they are waited for.
-    endings = {number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, endings)
-    try:
+    with signals_held() as wait:
         server = _listen(registry, address)
         try:
             _say_where(Address(*server.server_address[:2]), as_json)
-            ended_by = signal.sigwaitinfo(endings).si_signo
+            return wait()
         finally:
             server.shutdown()
             server.server_close()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if ended_by == signal.SIGINT:
-        raise KeyboardInterrupt
-    return 128 + ended_by
 
 
 def _listen(registry: Any, address: Address) -> Any:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Callable, Iterator
@@ -106,6 +107,19 @@ def test_a_directory_among_the_states_is_listed_with_a_problem(prefix: str) -> N
 
     assert directory.problem
     assert not fine.problem
+
+
+def test_a_socket_among_the_states_is_listed_with_a_problem_and_reclaims_nothing(prefix: str) -> None:
+    with socket.socket(socket.AF_UNIX) as left_by_somebody:
+        left_by_somebody.bind(path_of(prefix + "-socket"))
+        try:
+            (listed,) = list_states(prefix)
+            reclaimed = reclaim(prefix)
+        finally:
+            os.unlink(path_of(prefix + "-socket"))
+
+    assert "is a socket, not a file; remove it" in listed.problem
+    assert reclaimed == []
 
 
 def test_a_corrupt_state_is_listed_with_its_problem(name: str) -> None:
