@@ -14,6 +14,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence
@@ -86,7 +87,8 @@ def measure(quick: bool) -> Dict[str, Any]:
         )
         told: Dict[str, Any] = {name: pooled(times) for name, times in rounds.items()}
         told["ratio"] = ratio(rounds["1 hosts"], rounds["local"])
-        told["cost"] = cost(asking[1], processes[0], count * 4)
+        told["cost"] = cost(asking[1], 1, processes[0], count * 4)
+        told["cost of many"] = cost(every, MANY, processes[0], count // 5)
         told["push"] = pushes(every, writers[0], count)
         told["rss"] = [process.memory_info().rss for process in processes]
         told["nbytes"] = len(writers[0].encode(small()))
@@ -106,12 +108,13 @@ def asked_wholly(query: FleetQuery, answers: int) -> Callable[[], None]:
     return ask
 
 
-def cost(query: FleetQuery, gateway: psutil.Process, count: int) -> Dict[str, float]:
-    """What one question to one host takes of the gateway's processor and of the network."""
-    before, sent = sum(gateway.cpu_times()[:2]), on_loopback()
-    each(asked_wholly(query, 1), count)
+def cost(query: FleetQuery, answers: int, gateway: psutil.Process, count: int) -> Dict[str, float]:
+    """What one question to one host takes of both processors, in microseconds, and of the network, in bytes."""
+    theirs, ours, sent = sum(gateway.cpu_times()[:2]), time.process_time(), on_loopback()
+    each(asked_wholly(query, answers), count)
     return {
-        "cpu_us": (sum(gateway.cpu_times()[:2]) - before) / count * 1e6,
+        "gateway_us": (sum(gateway.cpu_times()[:2]) - theirs) / count * 1e6,
+        "asker_us": (time.process_time() - ours) / count * 1e6,
         "bytes": (on_loopback() - sent) / count,
         "n": count,
     }
@@ -146,9 +149,12 @@ def main() -> None:
     given = parser.parse_args()
     told = measure(given.quick)
     for name in ("local", *(f"{hosts} hosts" for hosts in HOSTS), f"{MANY} states", "push"):
-        print(f"{name:>12}: median {told[name]['p50']:9,.1f} us, p99 {told[name].get('p99', told[name]['max']):9,.1f} us")
+        print(
+            f"{name:>12}: median {told[name]['p50']:9,.1f} us, p99 {told[name].get('p99', told[name]['max']):9,.1f} us"
+        )
     print(f"one host against local: {told['ratio']}")
-    print(f"a question to one host, a state of {told['nbytes']} bytes: {told['cost']}")
+    for asked, what in (("cost", "one state"), ("cost of many", f"{MANY} states")):
+        print(f"a question for {what} of {told['nbytes']} bytes: {told[asked]}")
     print(f"gateways' memory: {[f'{rss / 2**20:.0f} MiB' for rss in told['rss']]}")
     if given.json is not None:
         given.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
