@@ -63,8 +63,10 @@ class Taken(NamedTuple):
     """A state as it was published."""
 
     version: int
+    #: Empty if it was not wanted: ``nbytes`` are more than the most that were to be copied.
     payload: bytes
     codec: str
+    nbytes: int
     #: CLOCK_MONOTONIC of when it was published, and of when its writer last vouched for it.
     published_ns: int
     vouched_ns: int
@@ -79,13 +81,20 @@ class Undecoded:
         #: When the line began that its versions count in: as long as this is the same, they only go up.
         self.created_ns = self._place.segment.identity().created_ns
 
-    def take(self) -> Taken:
-        """The latest state. Raises NotPublished, ReadTimeout."""
+    def take(self, most: Optional[int] = None) -> Taken:
+        """The latest state; one of more than ``most`` bytes is not copied. Raises NotPublished, ReadTimeout."""
         while True:
             codec = self._place.segment.layout.codec
-            payload, version, published = self._steps.snapshot()
+            payload = b""
+            live, version, published, _ = self._steps.view()
+            nbytes = len(live)
+            live.release()
+            if most is None or nbytes <= most:
+                payload, version, published = self._steps.snapshot()  # which may be newer, and larger, by now
+                nbytes = len(payload)
             if self._place.segment.layout.codec == codec:  # which a move can change
-                return Taken(version, payload, codec, published, max(published, self._steps.heartbeat()))
+                vouched = max(published, self._steps.heartbeat())
+                return Taken(version, payload, codec, nbytes, published, vouched)
 
     @property
     def version(self) -> int:

@@ -63,7 +63,8 @@ class HostStates:
 
     def names(self) -> List[str]:
         """Of all that are there now, sorted."""
-        names = [name for name in state_names() if self.sends(name)]
+        # Anybody can make a file whose name begins as those of states, and ends there.
+        names = [name for name in state_names() if name and self.sends(name)]
         self._forget(set(self._known).difference(names))
         return names
 
@@ -75,14 +76,14 @@ class HostStates:
                 return self._taken(self._attached(name), seq, max_payload)
             except StateNotFound:
                 raise
-            except ShmStateError as error:
+            except (ShmStateError, OSError) as error:  # the latter: no more descriptors
                 return Outgoing(Facts(self._gateway, seq, 0, 0, 0, 0, False, "", 0, str(error)), b"")
 
     def _taken(self, known: _Known, seq: int, max_payload: int) -> Outgoing:
         state = known.state
         alive = known.is_alive()
         try:
-            version, payload, codec, published, vouched = state.take()
+            version, payload, codec, nbytes, published, vouched = state.take(max_payload)
         except NotPublished:
             return Outgoing(Facts(self._gateway, seq, 0, state.created_ns, 0, 0, alive, "", 0, _UNPUBLISHED), b"")
         now = time.monotonic_ns()
@@ -95,10 +96,10 @@ class HostStates:
             stale_ns=max(now - vouched, 0),
             alive=alive,
             codec=codec,
-            nbytes=len(payload),
+            nbytes=nbytes,
         )
-        if len(payload) > max_payload:
-            return Outgoing(facts._replace(problem=_too_large(len(payload), max_payload)), b"")
+        if nbytes > max_payload:
+            return Outgoing(facts._replace(problem=_too_large(nbytes, max_payload)), b"")
         return Outgoing(facts, payload)
 
     def briefs(self) -> Tuple[int, Dict[str, Brief]]:
@@ -106,7 +107,7 @@ class HostStates:
         with self._taking:
             briefs = {}
             for name in self.names():
-                with suppress(ShmStateError):  # gone, not published, not ours
+                with suppress(ShmStateError, OSError):  # gone, not published, not ours
                     known = self._attached(name)
                     published, vouched = known.state.times()
                     now = time.monotonic_ns()
@@ -123,7 +124,7 @@ class HostStates:
         """Those of the names whose latest version is not the one in ``seen``, which is brought up to date."""
         changed = []
         for name in names:
-            with suppress(ShmStateError):
+            with suppress(ShmStateError, OSError):
                 state = self._attached(name).state
                 mark = (state.created_ns, state.version)
                 if mark[1] and seen.get(name) != mark:

@@ -21,6 +21,8 @@ import msgpack
 
 FORMAT = 1
 _MARK = ord("S")
+#: Items of an array in a header. msgpack makes room for as many as an array says it has, in each of 500 that are nested.
+_LONGEST_ARRAY = 64
 #: Longer headers are not read. That of a state takes some 200 bytes; a pulse some 100 for each of a host's states.
 LONGEST_HEADER = 4 << 20
 
@@ -116,7 +118,7 @@ def unpack(header: bytes) -> Dict[str, Any]:
     if len(header) > LONGEST_HEADER:
         raise Unreadable(f"sends a header of {len(header):,} bytes; {LONGEST_HEADER:,} are the most that are read")
     try:
-        content = msgpack.unpackb(header[2:], unicode_errors="surrogatepass")
+        content = msgpack.unpackb(header[2:], unicode_errors="surrogatepass", max_array_len=_LONGEST_ARRAY)
     except Exception as error:
         raise Unreadable(f"sends a header that does not decode ({type(error).__name__}: {error})") from error
     if not isinstance(content, dict):
@@ -180,7 +182,11 @@ def name_in(part: str) -> str:
 
 
 def chunks_like(pattern: str) -> str:
-    """The part of a key that stands for all names that match ``pattern``, in which ``*`` is any number of characters."""
+    """The part of a key that stands for all names that match ``pattern``, in which ``*`` is any number of characters.
+
+    It may stand for a few more: what follows a ``*`` can look like the end of an encoded character. So who asks, and who is
+    asked, look again.
+    """
     if re.fullmatch(r"\*+", pattern):
         return "*"
     return "$*".join(chunk(piece) for piece in re.split(r"\*+", pattern))
@@ -188,7 +194,29 @@ def chunks_like(pattern: str) -> str:
 
 def matches(name: str, pattern: str) -> bool:
     """Whether ``pattern``, as in ``chunks_like``, stands for ``name``."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None
+    return _is_made_of(name, pattern.split("*"))
+
+
+def matches_chunk(name: str, part: str) -> bool:
+    """The same of a part of a key."""
+    return _is_made_of(name, [name_in(piece) for piece in part.replace("$", "").split("*")])
+
+
+def _is_made_of(name: str, pieces: Sequence[str]) -> bool:
+    """Whether the pieces come one after another in ``name``, with anything between them, and nothing else at the ends."""
+    # The first that fits is as good as any. A regular expression would try them all: patterns come from others.
+    if len(pieces) == 1:
+        return name == pieces[0]
+    first, *between, last = pieces
+    if not name.startswith(first) or not name.endswith(last) or len(name) < len(first) + len(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for piece in between:
+        at = name.find(piece, at, end)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True
 
 
 def state_key(host: str, state: str) -> str:
