@@ -8,9 +8,11 @@ import time
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
-from shmstate.codecs import CodecLike, codec_for_reading
-from shmstate.errors import FleetError, InvalidOption, ShmStateError
+from shmstate.codecs import CodecLike, codec_for_reading, codec_named
+from shmstate.ending import Ending
+from shmstate.errors import CodecMismatch, FleetError, InvalidOption, ShmStateError
 from shmstate.fleet import engine, wire
+from shmstate.fleet.links import Links
 from shmstate.fleet.replies import HostAnswer, Problem, Replies, Tally
 from shmstate.fleet.roster import Roster
 
@@ -52,11 +54,13 @@ class FleetQuery:
         self.states = states
         self.hosts = (hosts,) if isinstance(hosts, str) else tuple(hosts)
         _check(states, self.hosts, deadline, max_payload, max_total)
+        if codec is not None:
+            codec_named(codec)  # which refuses what is none
         self._deadline, self._codec = deadline, codec
         self._max_payload, self._max_total = max_payload, max_total
         self._request = wire.pack(wire.Request(max_payload))
         self._pid = os.getpid()
-        self.session, _, self.connect = engine.open_session(
+        self.session, _, self.connect, _ = engine.open_session(
             f"query of {states!r}",
             listen=engine.Endpoints([]),
             connect=engine.Endpoints(connect, [engine.DEFAULT_ENDPOINT]),
@@ -64,10 +68,12 @@ class FleetQuery:
             scouting=scouting,
             max_payload=max_payload,
         )
+        self._ending = Ending(self, engine.close, self.session, priority=0)
         try:
             self.roster = Roster(self.session, self.hosts)
+            self._links = Links(self.session, self.connect)
         except BaseException:
-            self.session.close()
+            self.close()
             raise
 
     def ask(self, deadline: Optional[float] = None) -> Replies:
@@ -76,7 +82,7 @@ class FleetQuery:
             _check_deadline(deadline)
         allowed = self._deadline if deadline is None else deadline
         began = time.monotonic()
-        tally = Tally(self.roster, self._max_total)
+        tally = Tally(self.roster, self.states, self._max_total)
         self.collect([(host, self.states) for host in self.hosts], allowed, tally.take)
         seconds = time.monotonic() - began
         answers, problems = [], [*tally.problems, *tally.clashes()]
@@ -90,9 +96,15 @@ class FleetQuery:
 
     def _silent(self, tally: Tally, allowed: float) -> Dict[str, str]:
         silent = tally.silent(allowed)
-        missing = set(self.connect).difference(engine.connected_to(self.session, self.connect))
-        silent.update(dict.fromkeys(sorted(missing), "no connection; is a gateway running there?"))
+        try:
+            missing = self._links.missing()
+        except engine.library().ZError as error:
+            raise self._closed(error) from error
+        silent.update(dict.fromkeys(missing, "no connection; is a gateway running there?"))
         return silent
+
+    def _closed(self, reason: object) -> FleetError:
+        return FleetError(f"query of {self.states!r} could not be asked ({reason}); was it closed?")
 
     def hosts_there(self) -> List[str]:
         """Those of the hosts asked that are there now, sorted; nobody is asked."""
@@ -103,10 +115,10 @@ class FleetQuery:
     ) -> None:
         """Ask for patterns of (host, state), and call ``take(key, header, payload)`` for what comes in time."""
         if os.getpid() != self._pid:
-            raise FleetError(f"query of {self.states!r}: belongs to pid {self._pid}; a fork has to make its own")
+            raise FleetError(f"query of {self.states!r}: belongs to pid {self._pid}, not to a fork of it")
         zenoh = engine.library()
         arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()  # replies of zenoh's; None: that is all
-        handler = zenoh.handlers.Callback(arrivals.put, lambda: arrivals.put(None), indirect=False)
+        handler = engine.called(arrivals.put, lambda: arrivals.put(None))
         ends = time.monotonic() + deadline
         try:
             for host, state in asked:
@@ -117,10 +129,12 @@ class FleetQuery:
                     consolidation=zenoh.ConsolidationMode.NONE,
                     accept_replies=zenoh.ReplyKeyExpr.ANY,
                     timeout=deadline,
+                    # A host that takes nothing goes unasked. To wait for it would take seconds, whatever the deadline.
+                    congestion_control=zenoh.CongestionControl.DROP,
                     attachment=self._request,
                 )
         except zenoh.ZError as error:
-            raise FleetError(f"query of {self.states!r} could not be sent ({error}); was it closed?") from error
+            raise self._closed(error) from error
         open_questions = len(asked)
         while open_questions:
             try:
@@ -132,6 +146,8 @@ class FleetQuery:
             elif reply.ok is not None:  # an error is the engine's: its own time-out, access denied
                 header = b"" if reply.ok.attachment is None else reply.ok.attachment.to_bytes()
                 take(str(reply.ok.key_expr), header, reply.ok.payload)
+        if self.session.is_closed():  # which ends all questions
+            raise self._closed("while it was asked")
 
     def answer(self, host: str, state: str, facts: wire.Facts, payload: bytes) -> Union[HostAnswer, Problem]:
         """What a state's bytes stand for."""
@@ -139,6 +155,15 @@ class FleetQuery:
             return Problem(host, state, facts.problem)
         try:
             value = codec_for_reading(self._codec, facts.codec, state).decode(payload)
+        except CodecMismatch as error:
+            if self._codec is not None:
+                return Problem(host, state, str(error))
+            named = "'pickle'" if facts.codec == "pickle" else "..."
+            return Problem(
+                *(host, state),
+                f"is written with codec {facts.codec!r}, which who asks must name: FleetQuery(..., codec={named})."
+                f" pickle, --codec pickle on the command line, runs code of the writer's choosing when it is read",
+            )
         except ShmStateError as error:
             return Problem(host, state, str(error))
         except Exception as error:
@@ -162,7 +187,8 @@ class FleetQuery:
     def close(self) -> None:
         """End the session. Idempotent."""
         if os.getpid() == self._pid and not self.session.is_closed():
-            self.session.close()
+            self._ending.cancel()
+            engine.close(self.session)
 
     def __enter__(self) -> FleetQuery:
         return self
@@ -178,6 +204,11 @@ def _check(states: str, hosts: Sequence[str], deadline: float, max_payload: int,
         raise InvalidOption(f"states={states!r}: a state's name, or a pattern such as 'fleet.*'")
     if not hosts or not all(isinstance(host, str) and host for host in hosts):
         raise InvalidOption(f"hosts={hosts!r}: a host's name, a pattern such as 'rack1-*', or several of them")
+    for option, pattern in (("states", states), *(("hosts", host) for host in hosts)):
+        try:
+            wire.chunks_like(pattern)
+        except UnicodeEncodeError as error:
+            raise InvalidOption(f"{option}={pattern!r}: no name has {error.object[error.start]!r} in it") from error
     _check_deadline(deadline)
     for option, value in (("max_payload", max_payload), ("max_total", max_total)):
         if not 1 <= value <= 1 << 40:

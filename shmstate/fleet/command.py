@@ -109,7 +109,7 @@ def _say_where(opened: Any, as_json: bool) -> None:
         return
     told = " and ".join(f"{where} {', '.join(endpoints)}" for where, endpoints in _told(places) if endpoints)
     print(f"gateway {opened.host!r} answers for {len(opened.states())} states, {told}; Ctrl-C ends it", flush=True)
-    for endpoint in filter(engine.is_open_to_others, opened.listen):
+    for endpoint in opened.open_to_others:
         print(f"shmstate: {endpoint} asks nobody who he is: all who reach it read these states", file=sys.stderr)
 
 
@@ -133,7 +133,10 @@ def ask(arguments: argparse.Namespace) -> int:
         config=arguments.config,
         scouting=arguments.scout,
     ) as query:
-        return _follow(query, arguments) if arguments.follow else _ask_once(query, arguments.json)
+        try:
+            return _follow(query, arguments) if arguments.follow else _ask_once(query, arguments.json)
+        except RecursionError as error:
+            raise FleetError(f"a state of {arguments.states!r} is nested too deeply to be printed") from error
 
 
 def _ask_once(query: Any, as_json: bool) -> int:

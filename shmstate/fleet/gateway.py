@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import threading
+from multiprocessing import util
 from types import TracebackType
 from typing import Any, List, NamedTuple, Optional, Sequence, Type
 
@@ -78,7 +79,7 @@ class Gateway:
         self._counting = threading.Lock()
         self._stats = GatewayStats()
         self._pid = os.getpid()
-        self._session, self.listen, self.connect = engine.open_session(
+        self._session, self.listen, self.connect, self.open_to_others = engine.open_session(
             f"gateway {self.host!r}",
             listen=engine.Endpoints(listen, [engine.DEFAULT_ENDPOINT]),
             connect=engine.Endpoints(connect),
@@ -86,10 +87,13 @@ class Gateway:
             scouting=scouting,
             max_payload=0,
         )
+        # Also in children of multiprocessing, where atexit is skipped; and before they are waited for.
+        self._at_exit = util.Finalize(None, self.close, exitpriority=0)
         try:
             self._begin(interval, pulse)
         except BaseException:
-            self._session.close()
+            self._at_exit.cancel()
+            engine.close(self._session)
             raise
 
     def _begin(self, interval: float, pulse: float) -> None:
@@ -160,10 +164,7 @@ class Gateway:
         if "*" not in wanted:  # one by name, which takes no listing
             name = wire.name_in(wanted)
             return [name] if self._states.sends(name) else []
-        zenoh = engine.library()
-        return [
-            name for name in self._states.names() if key_expr.intersects(zenoh.KeyExpr(wire.state_key(self.host, name)))
-        ]
+        return [name for name in self._states.names() if wire.matches_chunk(name, wanted)]
 
     def close(self) -> None:
         """Answer nothing more. What is being answered is given up. Idempotent."""
@@ -172,7 +173,8 @@ class Gateway:
         self._pushing.close()
         self._token.undeclare()
         self._queryable.undeclare()
-        self._session.close()
+        self._at_exit.cancel()
+        engine.close(self._session)
         for thread in self._answerers:
             thread.join()
         self._states.close()

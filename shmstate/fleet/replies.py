@@ -78,10 +78,11 @@ class Replies(NamedTuple):
 class Tally:
     """What has come so far."""
 
-    def __init__(self, roster: Roster, max_total: int) -> None:
+    def __init__(self, roster: Roster, asked: str, max_total: int) -> None:
         self.states: Dict[Tuple[str, str], Tuple[wire.Facts, bytes]] = {}
         self.problems: List[Problem] = []
         self._roster = roster
+        self._asked = asked
         self._room = max_total
         self._max_total = max_total
         #: By host and gateway.
@@ -91,22 +92,23 @@ class Tally:
 
     def take(self, key: str, header: bytes, payload: Any) -> None:
         """Something has come."""
+        host = ""
         try:
             host, name = wire.parts_of(key)
-        except wire.Unreadable as error:
-            self.problems.append(Problem("", "", f"somebody {error}"))
-            return
-        try:
+            if not self._roster.asks(host):
+                raise wire.Unreadable("answers, and was not asked")
             if wire.is_gateway(key):
-                self._take_end(host, wire.end_in(header))
+                self._take_end(host, name, wire.end_in(header))
             else:
                 self._take_state(host, name, wire.facts_in(header), payload)
         except wire.Unreadable as error:
             if host not in self._unreadable:  # once is enough
-                self.problems.append(Problem(host, "", str(error)))
+                self.problems.append(Problem(host, "", str(error) if host else f"somebody {error}"))
             self._unreadable.add(host)
 
-    def _take_end(self, host: str, end: wire.End) -> None:
+    def _take_end(self, host: str, gateway: str, end: wire.End) -> None:
+        if end.gateway != gateway:
+            raise wire.Unreadable(f"answers as gateway {end.gateway!r} under the key of {gateway!r}")
         # A host that two patterns stand for is asked twice.
         self._ended[host, end.gateway] = self._ended.get((host, end.gateway), 0) + end.states
         if end.problem:
@@ -114,6 +116,8 @@ class Tally:
 
     def _take_state(self, host: str, state: str, facts: wire.Facts, payload: Any) -> None:
         self._came[host, facts.gateway] = self._came.get((host, facts.gateway), 0) + 1
+        if not wire.matches(state, self._asked):
+            raise wire.Unreadable(f"answers for {state!r}, which is not {self._asked!r}")
         nbytes = len(payload)
         if nbytes != facts.nbytes and not facts.problem:
             raise wire.Unreadable(f"sends {nbytes:,} bytes of {state!r} and says that they are {facts.nbytes:,}")
@@ -131,15 +135,30 @@ class Tally:
         silent = {}
         for host in sorted({*self._roster.due(), *(host for host, _ in self._came)}):
             gateways = self._gateways_of(host)
-            if any(self._came.get((host, gateway), 0) != self._ended.get((host, gateway)) for gateway in gateways):
-                got = sum(self._came.get((host, gateway), 0) for gateway in gateways)
-                silent[host] = f"answered for {got} states, and not for all, in {allowed:g} s"
+            got = sum(self._came.get((host, gateway), 0) for gateway in gateways)
+            if any((host, gateway) not in self._ended for gateway in gateways):
+                silent[host] = f"answered for {got} states, and has not said that these are all, in {allowed:g} s"
+            elif any(self._came.get((host, gateway), 0) < self._ended[host, gateway] for gateway in gateways):
+                due = sum(self._ended[host, gateway] for gateway in gateways)
+                silent[host] = f"{got} of its {due} answers have come; the others were lost on the way"
             elif not gateways and host not in self._unreadable:
                 silent[host] = self._roster.absence(host) or f"there, but did not answer in {allowed:g} s"
         return silent
 
     def clashes(self) -> List[Problem]:
-        """Hosts for which several gateways have answered."""
+        """Hosts for which several gateways have answered, or somebody else has."""
+        return [*self._namesakes(), *self._surplus()]
+
+    def _surplus(self) -> List[Problem]:
+        return [
+            Problem(
+                host, "", f"{came} answers came of {self._ended[host, gateway]} that it sent; who sends the others?"
+            )
+            for (host, gateway), came in sorted(self._came.items())
+            if came > self._ended.get((host, gateway), came)
+        ]
+
+    def _namesakes(self) -> List[Problem]:
         hosts = sorted({host for host, _ in {**self._came, **self._ended}})
         return [
             Problem(

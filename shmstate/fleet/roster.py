@@ -25,17 +25,20 @@ class Roster:
         self._gateways: Dict[str, Set[str]] = {}
         self._left: Dict[str, float] = {}
         self._listeners: List[Told] = []
+        #: Keys of tokens that went while this was opened; until it is.
+        self._went: Optional[Set[str]] = set()
         every = f"{wire.HOSTS}/*/*"
-        self._subscriber = session.liveliness().declare_subscriber(every, self._take, history=True)
+        self._subscriber = session.liveliness().declare_subscriber(every, engine.called(self._take), history=True)
         # History comes when it comes. These have come when the iteration ends.
         for reply in session.liveliness().get(every, timeout=_FIRST_LOOK):
             if reply.ok is not None:
-                self._note(str(reply.ok.key_expr), True)
+                self._note(str(reply.ok.key_expr), True, is_old=True)
+        self._went = None
 
     def _take(self, sample: Any) -> None:
         self._note(str(sample.key_expr), sample.kind != engine.library().SampleKind.DELETE)
 
-    def _note(self, key: str, is_there: bool) -> None:
+    def _note(self, key: str, is_there: bool, is_old: bool = False) -> None:
         try:
             host, gateway = wire.parts_of(key)
         except wire.Unreadable:  # somebody else's token
@@ -43,6 +46,13 @@ class Roster:
         if not self.asks(host):
             return
         with self._lock:
+            if self._went is not None:
+                if not is_there:
+                    self._went.add(key)
+                elif is_old and key in self._went:
+                    return
+            if not is_there and host not in self._gateways:
+                return
             gateways = self._gateways.setdefault(host, set())
             before = bool(gateways)
             (gateways.add if is_there else gateways.discard)(gateway)
