@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
@@ -82,9 +83,7 @@ def measure(quick: bool) -> Dict[str, Any]:
             **{f"{hosts} hosts": asked_wholly(query, hosts) for hosts, query in asking.items()},
             f"{MANY} states": asked_wholly(every, MANY),
         }
-        rounds = interleaved(
-            {name: (lambda call=call: each(call, count)) for name, call in calls.items()}, 3 if quick else 9
-        )
+        rounds = interleaved({name: partial(each, call, count) for name, call in calls.items()}, 3 if quick else 9)
         told: Dict[str, Any] = {name: pooled(times) for name, times in rounds.items()}
         told["ratio"] = ratio(rounds["1 hosts"], rounds["local"])
         told["cost"] = cost(asking[1], 1, processes[0], count * 4)

@@ -67,8 +67,9 @@ def test_a_version_that_is_published_is_told_once_and_those_that_nobody_took_are
             seen += told(changes, 1)
         for value in range(51, 1051):
             writer.publish(value)
-        last: List[Tuple[str, Any]] = []
-        until(lambda: last.extend(told(changes, 1)) or last[-1] == ("state", 1050), name="the last version")
+        last = told(changes, 1)
+        while last[-1] != ("state", 1050):
+            last += told(changes, 1)
 
         assert seen == [("state", value) for value in range(1, 51)]
         assert len(last) < 200, "a thousand in a moment are not told one by one"
@@ -124,8 +125,9 @@ def test_a_state_that_is_closed_is_gone_and_one_made_anew_is_a_state_again(query
             until(lambda: changes._held.get(("h1", name), (None,))[0], name="the state")
             until(lambda: changes._held["h1", name].facts.version == 5)
         first = told(changes, 1)
-        kinds: List[str] = []
-        until(lambda: kinds.append(changes.get(PATIENCE).kind) or kinds[-1] == "gone", name="its end")
+        kinds = [changes.get(PATIENCE).kind]
+        while kinds[-1] != "gone":
+            kinds.append(changes.get(PATIENCE).kind)
         with StateWriter(name) as writer:
             writer.publish("anew")  # version 1, of another line
             again = told(changes, 1)
