@@ -87,6 +87,7 @@ def measure(quick: bool) -> Dict[str, Any]:
         told: Dict[str, Any] = {name: pooled(times) for name, times in rounds.items()}
         told["ratio"] = ratio(rounds["1 hosts"], rounds["local"])
         told["cost"] = cost(asking[1], 1, processes[0], count * 4)
+        told["cost of hosts"] = cost(asking[max(HOSTS)], max(HOSTS), processes[0], count)
         told["cost of many"] = cost(every, MANY, processes[0], count // 5)
         told["push"] = pushes(every, writers[0], count)
         told["rss"] = [process.memory_info().rss for process in processes]
@@ -152,7 +153,11 @@ def main() -> None:
             f"{name:>12}: median {told[name]['p50']:9,.1f} us, p99 {told[name].get('p99', told[name]['max']):9,.1f} us"
         )
     print(f"one host against local: {told['ratio']}")
-    for asked, what in (("cost", "one state"), ("cost of many", f"{MANY} states")):
+    for asked, what in (
+        ("cost", "one state"),
+        ("cost of hosts", f"one state of {max(HOSTS)} hosts"),
+        ("cost of many", f"{MANY} states"),
+    ):
         print(f"a question for {what} of {told['nbytes']} bytes: {told[asked]}")
     print(f"gateways' memory: {[f'{rss / 2**20:.0f} MiB' for rss in told['rss']]}")
     if given.json is not None:
