@@ -101,8 +101,11 @@ class Gateway:
         ring = zenoh.handlers.RingChannel(MOST_WAITING)
         self._pushing = Pushing(self._session, self.host, self.id, self._states, self._max_payload, interval, pulse)
         self._queryable = self._session.declare_queryable(f"{wire.STATES}/{wire.chunk(self.host)}/*", ring)
+        handler = self._queryable.handler  # which cannot be asked for while it is undeclared
         self._answerers = [
-            threading.Thread(target=self._answer_all, name=f"gateway {self.host} {number}", daemon=True)
+            threading.Thread(
+                target=self._answer_all, args=(handler,), name=f"gateway {self.host} {number}", daemon=True
+            )
             for number in range(ANSWERERS)
         ]
         for thread in self._answerers:
@@ -119,11 +122,11 @@ class Gateway:
         """The names of the states that it answers for now."""
         return self._states.names()
 
-    def _answer_all(self) -> None:
+    def _answer_all(self, handler: Any) -> None:
         zenoh = engine.library()
         while True:
             try:
-                query = self._queryable.handler.recv()
+                query = handler.recv()
             except zenoh.ZError:  # the session is closed
                 return
             with query:

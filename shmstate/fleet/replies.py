@@ -133,14 +133,14 @@ class Tally:
     def silent(self, allowed: float) -> Dict[str, str]:
         """Who was to answer and has not, and why, as far as that is known."""
         silent = {}
-        for host in sorted({*self._roster.due(), *(host for host, _ in self._came)}):
+        for host in sorted({*self._roster.due(), *(host for host, _ in {**self._came, **self._ended})}):
             gateways = self._gateways_of(host)
             got = sum(self._came.get((host, gateway), 0) for gateway in gateways)
             if any((host, gateway) not in self._ended for gateway in gateways):
                 silent[host] = f"answered for {got} states, and has not said that these are all, in {allowed:g} s"
             elif any(self._came.get((host, gateway), 0) < self._ended[host, gateway] for gateway in gateways):
                 due = sum(self._ended[host, gateway] for gateway in gateways)
-                silent[host] = f"{got} of its {due} answers have come; the others were lost on the way"
+                silent[host] = f"{got} of its {due} answers have come; the others were lost, or kept back, on the way"
             elif not gateways and host not in self._unreadable:
                 silent[host] = self._roster.absence(host) or f"there, but did not answer in {allowed:g} s"
         return silent
