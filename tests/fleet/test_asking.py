@@ -271,13 +271,13 @@ def test_no_file_in_shared_memory_silences_a_host(endpoint: Callable[[], str], p
         with open(path, "xb"):
             pass
         try:
-            with FleetQuery(f"*{prefix}*", connect=[place], deadline=30) as query:
+            with FleetQuery("*", connect=[place], deadline=30) as query:  # also for others' states, which come and go
                 replies = query.ask()
         finally:
             os.unlink(path)
 
     assert replies.silent == {}
-    assert [answer.value for answer in replies.answers] == [1]
+    assert f"{prefix}-good" in [answer.state for answer in replies.answers]
 
 
 def test_a_pattern_is_answered_by_the_names_that_it_stands_for_alone(place: str, prefix: str) -> None:

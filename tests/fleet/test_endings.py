@@ -9,12 +9,13 @@ import signal
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from shmstate import FleetError, StateWriter, reclaim
-from shmstate.fleet import FleetQuery, Gateway
+from shmstate import FleetError, StateWriter, WriterClosed, reclaim
+from shmstate.fleet import Changes, FleetQuery, Gateway
 from shmstate.layout import SHM_DIR
 from tests.core.children import Child, descriptors_before, open_descriptors, say, until, wait_for_the_test
 from tests.fleet import others
@@ -239,6 +240,44 @@ def test_a_process_that_closes_nothing_ends_all_the_same(place: str, name: str, 
 
     assert (finished.code, finished.out) == (WAYS[way], "1 h1\n")
     assert finished.err == "" or way == "error"
+
+
+def end_while_asked(place: str, name: str) -> None:
+    """Leave while another process asks, and a thread publishes."""
+    writer = StateWriter(name)
+    Gateway("h1", states=[name], listen=[place], interval=0.001, pulse=0.001)
+
+    def publish() -> None:
+        with suppress(WriterClosed):
+            while True:
+                writer.publish(2)
+
+    threading.Thread(target=publish, daemon=True).start()
+    say("ready")
+    wait_for_the_test()
+
+
+def ask_without_rest(place: str, name: str) -> None:
+    with FleetQuery(name, connect=[place]) as query, Changes(query):
+        others.once(query, lambda replies: replies.answers)
+        say("ready")
+        while os.getppid() != 1:
+            query.ask(0.1)
+
+
+def test_a_process_whose_gateway_is_busy_ends_all_the_same(place: str, name: str, start: Start) -> None:
+    for turn in range(4):
+        gateway = start(end_while_asked, f"{place}-{turn}", name)
+        gateway.line()
+        asking = [start(ask_without_rest, f"{place}-{turn}", name) for _ in range(2)]
+        for child in asking:
+            child.line()
+
+        finished = gateway.finish(20)
+        for child in asking:
+            child.kill()
+
+        assert (finished.code, finished.out, finished.err) == (0, "", "")
 
 
 def end_a_child_of_multiprocessing(place: str, name: str, method: str) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import tracemalloc
 from contextlib import ExitStack
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -14,6 +15,7 @@ import pytest
 
 from shmstate import FleetError, StateWriter, reclaim
 from shmstate.fleet import FleetQuery, Gateway
+from shmstate.fleet.outgoing import HostStates
 from tests.core.children import Child, until
 from tests.fleet import others
 from tests.fleet.others import once
@@ -73,6 +75,21 @@ def test_a_state_of_as_many_bytes_as_are_asked_for_comes_and_one_of_one_more_is_
             (problem,) = query.ask().problems
 
     assert problem.text.startswith("its 5,001 bytes are more than the 5,000 that may be sent; raise max_payload")
+
+
+def test_a_state_that_is_too_large_is_not_copied_to_find_out(name: str) -> None:
+    with StateWriter(name, codec="raw") as writer:
+        writer.publish(bytes(32 << 20))
+        states = HostStates("g", [name])
+        tracemalloc.start()
+        try:
+            facts, payload = states.take(name, 1000)
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert (payload, facts.nbytes, facts.version) == (b"", 32 << 20, 1)
+    assert most < 1 << 20
 
 
 def test_the_largest_that_may_be_sent_comes(endpoint: Endpoint, name: str) -> None:

@@ -106,9 +106,9 @@ def test_states_that_a_gateway_is_not_to_send_are_not_sent_however_they_are_aske
     with StateWriter(f"{name}-hidden") as hidden:
         hidden.publish(1)
         for key in (f"{name}-hidden", f"{name}$*", "*", "**"):
-            headers = said_to(asking, f"shmstate/state/h1/{key}", REQUEST)
+            states = [answered for answered, _ in sent_to(asking, f"shmstate/state/h1/{key}", REQUEST)][:-1]
 
-            assert wire.end_in(headers[-1]).states == len(headers) - 1 <= 1
+            assert states in ([], [wire.state_key("h1", name)])
 
 
 # Who answers.
