@@ -24,10 +24,10 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import shmstate  # noqa: E402
-from benchmarks.harness import each, interleaved, pooled, ratio  # noqa: E402
-from benchmarks.states import small  # noqa: E402
-from shmstate.fleet import Changes, FleetQuery  # noqa: E402
+import shmstate
+from benchmarks.harness import each, interleaved, pooled, ratio
+from benchmarks.states import small
+from shmstate.fleet import Changes, FleetQuery
 
 HOSTS = (1, 2, 4, 8)
 MANY = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import subprocess
 import sys
@@ -592,20 +593,21 @@ def test_on_a_part_of_the_same_machine_all_that_is_its_own_is_found_and_nobody_i
     names = ["--mount", "--pid", "--mount-proc"] if how == "other processes" else ["--mount"]
     hide = "" if how == "other processes" else f"mount -t tmpfs tmpfs {cluster.temporary}"
     (tmp_path / "theirs").mkdir()
+    name = f"matrix-unseen-{secrets.token_hex(4)}"  # in what is everybody's: the other way may be tried at the same time
 
     with part_of_this_machine(*names, then=hide) as enter:
         python = shlex.join([*enter, f"TMPDIR={tmp_path / 'theirs'}", sys.executable])
-        judged = cluster.run(SHARED, [f"popen//python={python}", "here"])
+        judged = cluster.run(SHARED.replace("matrix-unseen", name), [f"popen//python={python}", "here"])
 
-    if os.path.exists("/dev/shm/matrix-unseen"):
-        os.unlink("/dev/shm/matrix-unseen")
+    if os.path.exists(f"/dev/shm/{name}"):
+        os.unlink(f"/dev/shm/{name}")
     host = f"{os.uname().nodename} (gw0)"
     assert told(judged) == {
         (host, "test_leaves", "segment 7180", "failing"),
         (host, "test_dies", "segment 7181", "interrupted"),
     }, judged.output
     assert judged.removed()
-    unseen = [leak for leak in judged.leaks if leak["name"] == "matrix-unseen"]
+    unseen = [leak for leak in judged.leaks if leak["name"] == name]
     assert [(leak["host"], leak["verdict"] in ("unattributed", "foreign"), leak["mode"]) for leak in unseen] == [
         ("", True, "warn")
     ]
