@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Type
 
 from shmstate.errors import FleetError, WaitTimeout
-from shmstate.fleet import wire
+from shmstate.fleet import engine, wire
 from shmstate.fleet.asking import FleetQuery
 from shmstate.fleet.replies import HostAnswer, Problem
 
@@ -88,14 +88,14 @@ class Changes:
 
     def _begin(self) -> None:
         session = self._query.session
+        for host in self._query.roster.there():  # before any of its states
+            self._host_changed(host, True)
         for host in self._query.hosts:
             for key in (
                 f"{wire.STATES}/{wire.chunks_like(host)}/{wire.chunks_like(self._query.states)}",
                 f"{wire.HOSTS}/{wire.chunks_like(host)}/*",
             ):
-                self._subscribers.append(session.declare_subscriber(key, self._pushed))
-        for host in self._query.roster.there():
-            self._host_changed(host, True)
+                self._subscribers.append(session.declare_subscriber(key, engine.called(self._pushed)))
         self._catching_up.start()
 
     # What comes, in threads of the engine's.
@@ -129,6 +129,10 @@ class Changes:
     def _came(self, key: str, header: bytes, payload: Any) -> None:
         host, state = wire.parts_of(key)
         facts = wire.facts_in(header)
+        if not self._is_asked(host, state):  # a key of the engine's stands for a little more, and anybody may push
+            return
+        if facts.created_ns and not facts.version:  # nothing has been published in it yet
+            return
         with self._lock:
             held = self._held.get((host, state))
             if not self._is_newer(host, facts.gateway, facts.seq, held):
@@ -138,6 +142,9 @@ class Changes:
                 self._happened(host, state, _News("state", new))
             elif held.facts.alive != facts.alive:
                 self._happened(host, state, _News("writer", new))
+
+    def _is_asked(self, host: str, state: str) -> bool:
+        return self._query.roster.asks(host) and wire.matches(state, self._query.states)
 
     def _is_newer(self, host: str, gateway: str, seq: int, held: Optional[_Held]) -> bool:
         gateways = self._gateways.setdefault(host, [])
@@ -158,7 +165,7 @@ class Changes:
     def _pulse(self, host: str, pulse: wire.Pulse) -> None:
         with self._lock:
             for state, brief in pulse.states.items():
-                if not wire.matches(state, self._query.states):
+                if not self._is_asked(host, state):
                     continue
                 held = self._held.get((host, state))
                 if not self._is_newer(host, pulse.gateway, pulse.seq, held):
@@ -176,7 +183,7 @@ class Changes:
         for owner, state in list(self._held):
             held = self._held[owner, state]
             if owner != host or state in pulse.states or not held.facts.version:
-                continue  # of one that has published nothing there is nothing in a pulse
+                continue  # of one that cannot be read there is nothing in a pulse
             if self._is_newer(host, pulse.gateway, pulse.seq, held):
                 del self._held[owner, state]
                 self._happened(host, state, _News("gone"))

@@ -51,6 +51,7 @@ class Pushing:
 
     def _run(self) -> None:
         seen: Dict[str, Tuple[int, int]] = {}
+        failed = ""
         names = self._states.names()
         listed = pulsed = float("-inf")
         while not self._stopping.wait(self._interval):
@@ -67,10 +68,12 @@ class Pushing:
                     names = self._states.names()
                 for name in self._states.changed(names, seen):
                     self._push(name)
-            except Exception:
+            except Exception as error:
                 if self._stopping.is_set():
                     return
-                _log.exception("gateway %r could not push; will try again", self._host)
+                if repr(error) != failed:  # not once an interval
+                    _log.exception("gateway %r could not push; will try again", self._host)
+                failed = repr(error)
 
     def _push(self, name: str) -> None:
         try:

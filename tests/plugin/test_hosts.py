@@ -542,7 +542,7 @@ def test_what_cannot_be_seen_there_but_here_is_told(cluster: Cluster) -> None:
 
     assert judged.status == 0, judged.output
     line = "not possible on host h1: ledger in children (sitecustomize on PYTHONPATH)"
-    assert lines_of(judged, "host") == [line]
+    assert lines_of(judged, "host") == [line], judged.output
     able = [
         {one["what"]: one["able"] for one in host["abilities"]}["ledger in children"] for host in judged.report["hosts"]
     ]
@@ -593,7 +593,9 @@ def test_on_a_part_of_the_same_machine_all_that_is_its_own_is_found_and_nobody_i
     names = ["--mount", "--pid", "--mount-proc"] if how == "other processes" else ["--mount"]
     hide = "" if how == "other processes" else f"mount -t tmpfs tmpfs {cluster.temporary}"
     (tmp_path / "theirs").mkdir()
-    name = f"matrix-unseen-{secrets.token_hex(4)}"  # in what is everybody's: the other way may be tried at the same time
+    name = (
+        f"matrix-unseen-{secrets.token_hex(4)}"  # in what is everybody's: the other way may be tried at the same time
+    )
 
     with part_of_this_machine(*names, then=hide) as enter:
         python = shlex.join([*enter, f"TMPDIR={tmp_path / 'theirs'}", sys.executable])
