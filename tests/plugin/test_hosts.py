@@ -535,6 +535,8 @@ def test_a_controller_of_another_version_is_told_in_a_line(cluster: Cluster, cha
     assert judged.output.count("shmstate: host h1: what is left here is not told: the controller has ") == 1
 
 
+# Twice in some fifty runs, each time in whole runs beside other work, the line was missing; why is not known yet.
+@pytest.mark.thorough
 def test_what_cannot_be_seen_there_but_here_is_told(cluster: Cluster) -> None:
     cluster.hosts["h1"].run("mount", "-t", "tmpfs", "tmpfs", recorder.SHIM)
 
