@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from typing import Any, Callable, Iterator, List, Tuple
@@ -268,3 +270,36 @@ def test_a_change_comes_within_the_interval_not_with_the_pulse(place: str, prefi
                 assert told(changes, 1) == [("state", value)]
 
             assert time.monotonic() - began < PATIENCE
+
+
+def test_nobody_hears_of_what_was_not_asked_for(query: FleetQuery, prefix: str) -> None:
+    with Changes(query) as changes:
+        assert told(changes, 1) == [("found", None)]
+        facts = wire.Facts("stranger", 1, 1, 1, 0, 0, True, "raw", 1)
+        for host, state in (("h1", "another" + prefix), ("h1", "x")):
+            changes._came(wire.state_key(host, state), wire.pack(facts), b"?")
+
+        with pytest.raises(WaitTimeout):
+            changes.get(0.0)
+
+
+def test_a_state_without_a_version_is_told_when_it_has_one(query: FleetQuery, name: str) -> None:
+    with StateWriter(name) as writer, Changes(query) as changes:
+        assert told(changes, 1) == [("found", None)]
+        assert query.ask(PATIENCE).problems, "it is there, and says that nothing has been published"
+        writer.publish("first")
+
+        assert told(changes, 1) == [("state", "first")]
+
+
+def test_a_process_that_leaves_it_open_ends(gateway: Gateway, place: str, name: str) -> None:
+    program = (
+        "from shmstate.fleet import Changes, FleetQuery\n"
+        f"changes = Changes(FleetQuery({name!r}, connect=[{place!r}]))\n"
+        "print(changes.get(30).kind)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=children.ROOT, stdout=subprocess.PIPE, timeout=PATIENCE, check=True
+    )
+
+    assert done.stdout == b"found\n"
