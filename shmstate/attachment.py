@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 
 from shmstate import ownership
 from shmstate.errors import StateNotFound
@@ -25,53 +25,63 @@ class Attachment:
 
     def __init__(self, name: str, timeout: float, trust_uid: Optional[int]) -> None:
         self._trust_uid = trust_uid
-        self.segment = _attach_within(name, timeout, trust_uid)
-        #: Called with a successor before it is read for the first time; if that raises, it is not attached.
-        self.accept: Callable[[Segment], None] = _as_it_is
+        # The segment, and what a reader has bound to it: one tuple, so that both are replaced by one store.
+        self._bound: Tuple[Segment, Any] = (_attach_within(name, timeout, trust_uid), None)
         self._stranger = 0
+        self._is_closed = False
         self.forked()
         _attachments.add(self)
 
     def forked(self) -> None:
-        """In a forked child: a thread that moves on here did not come along, and would never end its turn."""
-        self._turn = threading.Lock()
+        """Renew the lock, in a forked child: a thread of the parent that held it does not exist here."""
+        self._lock = threading.RLock()
 
-    def successor(self, words: Any) -> Optional[Segment]:
-        """Where the state has moved to from the segment of these words, R5 in protocol.py; None if it has not.
+    @property
+    def segment(self) -> Segment:
+        """The segment that was attached last."""
+        return self._bound[0]
+
+    def successor(self, words: Any, bind: Callable[[Segment], Any]) -> Any:
+        """Follow the state from the segment of these words, R5 in protocol.py; None if it has not moved.
 
         The segment that is left is not closed: other threads may be in the middle of a read. It goes with the last use.
         """
-        with self._turn:
+        with self._lock:
             if self.segment.words is words:  # otherwise another thread was here before
-                heir = self._heir_of(self.segment)
-                if heir is None:
+                successor = self._successor_of(self.segment)
+                if successor is None:
                     return None
-                self.segment = heir
-            return self.segment
+                try:
+                    bound = bind(successor)
+                    if self._is_closed:  # by a signal handler, in the middle of this
+                        successor.close()
+                        return None
+                except BaseException:
+                    successor.close()
+                    raise
+                self._bound = successor, bound
+            return self._bound[1]
 
-    def _heir_of(self, segment: Segment) -> Optional[Segment]:
+    def _successor_of(self, segment: Segment) -> Optional[Segment]:
         inode = ownership.inode_at(segment.path)
         if inode in (None, segment.inode, self._stranger):
             return None
-        heir = None
+        successor = None
         with suppress(StateNotFound):  # closed meanwhile; the last state that is seen from here stands
-            heir = attach(segment.name, self._trust_uid)
-        if heir is None:
+            successor = attach(segment.name, self._trust_uid)
+        if successor is None:
             return None
-        if heir.identity().created_ns != segment.identity().created_ns:  # I8: another line
-            self._stranger = heir.inode
-            heir.close()
+        if successor.identity().created_ns != segment.identity().created_ns:  # I8: another generation
+            self._stranger = successor.inode
+            successor.close()
             return None
-        try:
-            self.accept(heir)
-        except BaseException:
-            heir.close()
-            raise
-        return heir
+        return successor
 
-
-def _as_it_is(segment: Segment) -> None:
-    pass
+    def close(self) -> None:
+        """Let go of the segment, and follow the state no more. Idempotent."""
+        with self._lock:
+            self._is_closed = True
+            self.segment.close()
 
 
 _attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()

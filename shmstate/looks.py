@@ -119,4 +119,4 @@ class Undecoded:
 
     def close(self) -> None:
         """Let go of it."""
-        self._place.segment.close()
+        self._place.close()

@@ -95,7 +95,7 @@ class Segment:
                 f"state {name!r}: no room to map its {layout.size >> 20} MiB of address space ({error.strerror});"
                 f" raise the limit on address space (ulimit -v), or make it with a smaller max_size"
             ) from error
-        self.data = self._map
+        self.data: Any = self._map
         self.view = memoryview(self._map)
         self.words = self.view[:PAGE].cast("Q")
         self._at_close: List[Callable[[], None]] = []
@@ -191,11 +191,12 @@ class Segment:
             return
         while self._at_close:
             self._at_close.pop()()
-        self.words.release()
-        self.view.release()
-        with suppress(BufferError):  # slices of a view are out there: what they refer to goes with the last of them
-            self._map.close()
-        self._map = None
+        mapped, self._map = self._map, None
+        self.words = self.view = self.data = _released
+        # Not released: a thread in the middle of a load keeps what it uses, and slices of a view are still good. The map
+        # goes with the last of them.
+        with suppress(BufferError):
+            mapped.close()
         self.drop()
 
 
@@ -217,6 +218,8 @@ def _holders(lent: memoryview) -> int:
     return sys.getrefcount(*gc.get_referents(lent))
 
 
+_released: Any = memoryview(b"")
+_released.release()
 _any = lend(memoryview(b"."), 0, 1)
 _HOLDERS_OF_ITS_OWN = _holders(_any)
 _fence = threading.Lock()

@@ -68,7 +68,7 @@ The steps themselves: publishing.py (W, S) and reading.py (R).
 
 from __future__ import annotations
 
-from typing import Any, Callable, NoReturn, Optional, Protocol
+from typing import Any, Callable, NoReturn, Protocol
 
 from shmstate.layout import Content, Layout
 
@@ -95,6 +95,9 @@ class Memory(Protocol):
 
     def fence(self) -> None:
         """Order all earlier loads and stores before all later ones, where the machine would not."""
+
+    def at_close(self, callback: Callable[[], None]) -> None:
+        """Have ``callback`` run before the bytes go away."""
 
 
 class Title(Protocol):
@@ -135,8 +138,11 @@ class Place(Protocol):
     def segment(self) -> Memory:
         """What is attached."""
 
-    def successor(self, words: Any) -> Optional[Memory]:
-        """R5: where the state has moved to from the segment of these words; None if it has not."""
+    def successor(self, words: Any, bind: Callable[[Any], Any]) -> Any:
+        """R5: ``bind`` of the segment that the state has moved to from that of these words; None if it has not moved.
+
+        Called by many threads. Each successor is bound once, and is not adopted if that raises.
+        """
 
 
 class Retired:
@@ -145,8 +151,13 @@ class Retired:
     def __init__(self, error: Any) -> None:
         self._error = error
 
-    def __getitem__(self, index: int) -> NoReturn:
+    def __getitem__(self, index: Any) -> NoReturn:
         raise self._error()
 
     def __setitem__(self, index: int, value: int) -> NoReturn:
+        raise self._error()
+
+    @property
+    def obj(self) -> NoReturn:
+        """The bytes behind a memoryview, which are gone."""
         raise self._error()

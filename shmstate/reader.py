@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import weakref
 from typing import Any, AsyncIterator, Callable, NamedTuple, Optional, Tuple, TypeVar
@@ -13,7 +12,6 @@ from shmstate.codecs import Codec, CodecLike, codec_for_reading
 from shmstate.compat import require_platform
 from shmstate.errors import DecodeError, InvalidOption, Overwritten, ReaderClosed, ReadTimeout
 from shmstate.handle import Handle
-from shmstate.memory import Segment
 from shmstate.view import View
 
 _T = TypeVar("_T")
@@ -85,26 +83,32 @@ class StateReader(Handle):
             raise InvalidOption(f"tries={tries}: a read takes one at least")
         self._options = {"codec": codec, "timeout": timeout, "trust_uid": trust_uid, "tries": tries}
         self.name = name
-        self._holder = place = Attachment(name, timeout, trust_uid)
-        try:
-            self._decoding = decoding = _Decoding(name, codec, place.segment.layout.codec)
-        except BaseException:
-            place.segment.close()
-            raise
+        self._holder = self._place = place = Attachment(name, timeout, trust_uid)
         self._views: weakref.WeakSet[View] = weakref.WeakSet()
-        self._steps = reading.open_reading(place, name, tries)
+        this = weakref.ref(
+            self
+        )  # not the reader itself: a forgotten reader goes at once, without the garbage collector
+
+        def installed(steps: reading.SegmentReader, read_bytes: Callable[[], bytes], whole: reading.Whole) -> None:
+            reader = this()
+            if reader is not None:
+                # Functions of one segment each. One that a caller has kept goes on to where the reader is.
+                reader.read_bytes = read_bytes
+                reader.get = _getter(name, steps, whole)
+
+        try:
+            self._steps = reading.open_reading(
+                place,
+                name,
+                tries,
+                codec_of=lambda layout: codec_for_reading(codec, layout.codec, name),
+                closed=_reader_closed(name),
+                installed=installed,
+            )
+        except BaseException:
+            place.close()
+            raise
         self._latest = self._steps.latest
-        retire = self._steps.retire
-        error = _reader_closed(name)
-
-        def accept(segment: Segment) -> None:
-            decoding.accept(segment.layout.codec)
-            segment.at_close(lambda: retire(error))
-
-        place.segment.at_close(lambda: retire(error))
-        place.accept = accept
-        self.read_bytes = self._steps.read_bytes
-        self.get = _getter(name, decoding, self._steps)
 
     def read(self) -> Snapshot:
         """The latest state with its version and time. Raises as ``get``."""
@@ -112,14 +116,7 @@ class StateReader(Handle):
 
     def read_encoded(self) -> Encoded:
         """What ``read()`` decodes, for ``decode()`` later. Raises as ``read_bytes``."""
-        return self._encoded(self._steps.snapshot)
-
-    def _encoded(self, find: Callable[[], Tuple[Any, int, int]]) -> Encoded:
-        while True:
-            codec = self._decoding.codec
-            payload, version, published = find()
-            if self._decoding.codec is codec:
-                return Encoded(payload, version, published, codec)
+        return _encoded(self._steps.found(None))
 
     def decode(self, encoded: Encoded) -> Snapshot:
         """What ``read_encoded()`` gave, with the value that its bytes stand for. Raises DecodeError."""
@@ -215,16 +212,16 @@ class StateReader(Handle):
         """
         tries = int(self._options["tries"])
         for _ in range(tries):
-            fields = self._decoding.codec.fields
-            data, version, _, here = self._steps.view()
+            data, version, _, steps = self._steps.view()
+            fields = steps.codec.fields
             if name not in fields:
                 raise InvalidOption(
-                    f"state {self.name!r}: codec {self.codec!r} has no field {name!r}; it has"
+                    f"state {self.name!r}: codec {steps.codec.name!r} has no field {name!r}; it has"
                     f" {', '.join(map(repr, fields)) or 'none that can be read alone'}"
                 )
             start, stop, decode = fields[name]
             part = bytes(data[start:stop])
-            if here.is_whole(version) and self._decoding.codec.fields is fields:
+            if steps.is_whole(version):
                 return self._decoded(decode, part, stop - start, version)
         raise ReadTimeout(f"state {self.name!r}: field {name!r} was overwritten {tries} times while it was copied")
 
@@ -241,7 +238,7 @@ class StateReader(Handle):
 
         Raises Overwritten, NotPublished if it is still to come, DecodeError, CorruptSegment, InvalidOption.
         """
-        return self.decode(self._encoded(functools.partial(self._steps.of_version, version)))
+        return self.decode(_encoded(self._steps.of_version(version)))
 
     def read_since(self, version: int) -> History:
         """All versions after ``version`` that are still there, oldest first, and how many were missed.
@@ -264,7 +261,7 @@ class StateReader(Handle):
         views = list(self._views)
         for view in views:
             view.release()
-        super().close()
+        self._place.close()
         for view in views:
             view.retire(_reader_closed(self.name))
 
@@ -310,36 +307,29 @@ def _seconds_since(monotonic_ns: int) -> float:
     return (time.monotonic_ns() - monotonic_ns) / 1e9
 
 
-class _Decoding:
-    """The codec that the state is read with: the one asked for, or the one that it is written with."""
-
-    __slots__ = ("_asked", "_name", "codec", "decode")
-
-    def __init__(self, name: str, asked: Optional[CodecLike], written: str) -> None:
-        self._name, self._asked = name, asked
-        self.codec = codec_for_reading(asked, written, name)
-        self.decode = self.codec.decode
-
-    def accept(self, written: str) -> None:
-        """Read what is written with that codec from now on. Raises CodecMismatch."""
-        codec = codec_for_reading(self._asked, written, self._name)
-        if codec.name != self.codec.name:
-            self.codec, self.decode = codec, codec.decode
+def _encoded(found: reading.Found) -> Encoded:
+    payload, version, published, steps = found
+    return Encoded(payload, version, published, steps.codec)
 
 
-def _getter(name: str, decoding: _Decoding, steps: reading.Reading) -> Callable[[], Any]:
-    read_bytes, latest = steps.read_bytes, steps.latest
+def _getter(name: str, steps: reading.SegmentReader, whole: reading.Whole) -> Callable[[], Any]:
+    try_read, decode = steps.try_read, steps.codec.decode
 
     def get() -> Any:
-        while True:
-            decode = decoding.decode
-            payload = read_bytes()
-            if decoding.decode is decode:  # which a move changes before anything is read of the new segment
-                break
+        payload = try_read()
+        if payload is None:
+            return get_elsewhere()
         try:
             return decode(payload)
         except Exception as error:
-            raise _not_decoded(name, payload, f"version {latest()} or just before", error) from error
+            raise _not_decoded(name, payload, f"version {steps.latest()} or just before", error) from error
+
+    def get_elsewhere() -> Any:
+        payload, found_in = whole()
+        try:
+            return found_in.codec.decode(payload)
+        except Exception as error:
+            raise _not_decoded(name, payload, f"version {found_in.latest()} or just before", error) from error
 
     return get
 

@@ -1,21 +1,32 @@
-"""The reader's steps, R1 to R5 of protocol.py, as closures."""
+"""The reader's steps, R1 to R5 of protocol.py.
+
+Threads share a reader, and each may follow another move at the same time. So nothing that a read uses changes when the
+state moves, except which ``SegmentReader`` it is: one store. A thread that is late, or that stores an older one after a
+newer one, still copies from one segment and validates against the same one. It finds INTENT to be RETIRED there (I8).
+"""
 
 from __future__ import annotations
 
+import functools
+import weakref
 import zlib
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidOption, NotPublished, Overwritten, ReadTimeout
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, MAX_SLOTS, NEVER_WRITTEN, RETIRED, WAKE, Layout
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, PAGE, RETIRED, WAKE, WORD, Layout
 from shmstate.memory import lend
 from shmstate.protocol import Memory, Place, Retired
 
 DEFAULT_TRIES = 1000
-#: Moves that one read follows. Each is a file made and renamed; nobody moves a state that often while it is read.
+#: Moves that one read follows. Each is a file made and renamed; no writer moves a state that often while it is read.
 _MOST_MOVES = 1000
 
 #: In place of a stride that lengths are compared with: the quick way is not to be taken.
 _BARRED = -1
+
+#: Stands for the words of a segment that the reader has left. Every LENGTH in it fails its bounds check, so a function
+#: that a caller has kept since before the move goes to the segment that the reader is in now.
+_LEFT = (NEVER_WRITTEN,) * (PAGE // WORD)
 
 #: Copies, or whatever else a read is for, out of the live bytes: R3.
 Take = Callable[[Any, int, int], Any]
@@ -25,136 +36,240 @@ Take = Callable[[Any, int, int], Any]
 live: Take = lend
 
 
-class Reading(NamedTuple):
-    """A reader's side of one state. All follow it to its successors.
+class SegmentReader:
+    """Everything that a reader uses of one segment, and the reader's steps there.
 
-    ``snapshot(take)`` returns ``(taken, version, published_ns)``; ``take(view, start, stop)`` is R3 and must copy.
-    ``of_version(version)`` does so for an older one. ``view()`` returns a snapshot of the bytes themselves and the
-    segment that they are in, whose ``is_whole(version)`` is R4; ``gone(version)`` is what to raise if not.
-    ``rest(version, seconds)`` is R6: it sleeps until something newer may be there, and is False if nobody would wake it.
+    ``make_read(again, elsewhere)`` returns a function that reads the latest state's bytes here, R1 to R4. Where one look is
+    not enough it returns ``again()``, and after the reader has left this segment ``elsewhere()``. ``try_read()`` returns
+    None then. ``leave(instead)`` puts something else in the place of the words that these functions use. ``codec`` is what ``codec_of`` gave for this segment. ``spoilt[0]``
+    counts the looks that were not enough; a statistic, so threads may lose one.
     """
 
-    read_bytes: Callable[[], bytes]
-    snapshot: Callable[..., Tuple[Any, int, int]]
-    of_version: Callable[[int], Tuple[Any, int, int]]
-    view: Callable[[], Tuple[Any, int, int, Here]]
-    latest: Callable[[], int]
-    rest: Callable[[int, float], bool]
-    heartbeat: Callable[[], int]
-    retries: Callable[[], int]
-    retire: Callable[[Callable[[], Exception]], None]
+    __slots__ = (
+        "_fence",
+        "_name",
+        "_places",
+        "codec",
+        "data",
+        "layout",
+        "leave",
+        "make_read",
+        "try_read",
+        "view",
+        "words",
+    )
 
+    def __init__(self, memory: Memory, name: str, codec: Any, spoilt: List[int]) -> None:
+        self._name = name
+        self._fence = memory.fence if memory.weak else None
+        self.layout: Layout = memory.layout
+        self._places = self.layout.where
+        self.words, self.data, self.view = memory.words, memory.data, memory.view
+        self.codec = codec
+        self.make_read, self.leave = _quick_reads(memory, spoilt)
+        self.try_read: Callable[[], Optional[bytes]] = self.make_read(_nothing, _nothing)
 
-class Here(NamedTuple):
-    """The reader's steps in one segment.
+    def latest(self) -> int:
+        """Return the version published last in this segment; 0: none yet."""
+        version: int = self.words[LATEST]
+        return version
 
-    ``attempt(version, take)`` is R2 to R4 and returns ``(taken, published_ns)``, or None if that was not whole.
-    """
-
-    words: Any
-    attempt: Callable[[int, Optional[Take]], Optional[Tuple[Any, int]]]
-    is_whole: Callable[[int], bool]
-    gone: Callable[[int], Overwritten]
-    corrupt: Callable[[int], CorruptSegment]
-    layout: Layout
-
-
-def _steps_in(memory: Memory, name: str) -> Here:
-    layout = memory.layout
-    words, data, view, weak, fence = memory.words, memory.data, memory.view, memory.weak, memory.fence
-    slots, stride, where, checked = layout.slots, layout.stride, layout.where, layout.checksum
-    crc32 = zlib.crc32
-
-    def attempt(version: int, take: Optional[Take]) -> Optional[Tuple[Any, int]]:
-        if weak:
+    def attempt(self, version: int, take: Optional[Take]) -> Optional[Tuple[Any, int]]:
+        """Take steps R2 to R4 for a version: ``(taken, published_ns)``, or None if the copy was not whole."""
+        words, data, view, layout, fence = self.words, self.data, self.view, self.layout, self._fence
+        where, slots, checked = self._places, layout.slots, layout.checksum
+        if fence:
             fence()
         start, length_at, published_at, checksum_at = where[version % slots]
         length: int = words[length_at]  # R2
         published: int = words[published_at]
         checksum: int = words[checksum_at]
-        if length <= stride:
+        if length <= layout.stride:
             taken = data[start : start + length] if take is None else take(view, start, start + length)  # R3
             unchecked = not checked or take is live  # to check those would read them all
-            if is_whole(version) and (unchecked or crc32(taken) == checksum):
+            if self.is_whole(version) and (unchecked or zlib.crc32(taken) == checksum):
                 return taken, published
         return None
 
-    def is_whole(version: int) -> bool:
-        if weak:
-            fence()
+    def is_whole(self, version: int) -> bool:
+        """Return whether all that was read of a version before this call was that version's: R4."""
+        words, slots = self.words, self.layout.slots
+        if self._fence:
+            self._fence()
         intent: int = words[INTENT]
         if intent == RETIRED:
             intent = words[LATEST] + 1  # I8
         return intent - version < slots  # R4
 
-    def gone(version: int) -> Overwritten:
+    def gone(self, version: int) -> Overwritten:
+        """Return the error for a version whose slot holds a newer one."""
+        slots = self.layout.slots
         return Overwritten(
-            f"state {name!r}: version {version} is gone, its slot is version {version + slots}'s: the writer is at"
-            f" {words[INTENT]}, and {slots} slots keep {slots - 1} versions. Read it sooner, or make the writer with"
+            f"state {self._name!r}: version {version} is gone, its slot is version {version + slots}'s: the writer is at"
+            f" {self.words[INTENT]}, and {slots} slots keep {slots - 1} versions. Read it sooner, or make the writer with"
             f" more slots"
         )
 
-    def corrupt(version: int) -> CorruptSegment:
-        length, intent = words[where[version % slots].length], words[INTENT]
+    def corrupt(self, version: int) -> CorruptSegment:
+        """Return the error for a version that is not whole although no writer stores anything."""
+        layout = self.layout
+        length, intent = self.words[layout.where[version % layout.slots].length], self.words[INTENT]
         return CorruptSegment(
-            f"state {name!r}: version {version} is not whole though nobody writes: LENGTH {length} of"
-            f" {stride} at most, INTENT {intent}{', checksum differs' if checked else ''}; somebody else"
+            f"state {self._name!r}: version {version} is not whole though nobody writes: LENGTH {length} of"
+            f" {layout.stride} at most, INTENT {intent}{', checksum differs' if layout.checksum else ''}; somebody else"
             f" has overwritten it. Restart its writer"
         )
 
-    return Here(words, attempt, is_whole, gone, corrupt, layout)
+    def invalidate(self, error: Callable[[], Exception]) -> None:
+        """Have every further use raise ``error()``: the bytes go away. A thread in the middle of a read keeps them."""
+        closed = Retired(error)
+        self.leave(closed)
+        self.words = self.data = self.view = closed
 
 
-def _places(layout: Layout) -> Tuple[Tuple[int, int], ...]:
-    """Of each slot, and over again up to the most that there can be: no mixture of two layouts is out of range."""
-    where = layout.where
-    return tuple((slot.start, slot.length) for slot in (where * MAX_SLOTS)[:MAX_SLOTS])
+def _quick_reads(memory: Memory, spoilt: List[int]) -> Tuple[Callable[..., Any], Callable[[Any], None]]:
+    layout = memory.layout
+    words, data, slots, latest_at, intent_at = memory.words, memory.data, layout.slots, LATEST, INTENT
+    places = tuple((slot.start, slot.length) for slot in layout.where)
+    stride = _BARRED if memory.weak or layout.checksum else layout.stride
+
+    def make_read(again: Callable[[], Any], elsewhere: Callable[[], Any]) -> Callable[[], Any]:
+        def read() -> Any:
+            # attempt() unrolled for what nearly always happens where no fence and no checksum is needed. Anything else is
+            # left to it, LATEST = 0 too: slot 0 then has a LENGTH that fails the check.
+            these = words
+            version: int = these[latest_at]  # R1
+            start, length_at = places[version % slots]
+            length: int = these[length_at]  # R2
+            if length <= stride:
+                payload = data[start : start + length]  # R3
+                intent: int = these[intent_at]
+                if intent == version or intent - version < slots:  # R4; mostly equal, and comparing is quicker
+                    return payload
+            if these is _LEFT:
+                return elsewhere()
+            if stride != _BARRED:
+                spoilt[0] += 1
+            return again()
+
+        return read
+
+    def leave(instead: Any) -> None:
+        nonlocal words, data
+        words = data = instead
+
+    return make_read, leave
 
 
-def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading:
-    """The reader's steps, bound to where ``place`` is. Safe to call from many threads."""
-    weak, fence, give_way = place.segment.weak, place.segment.fence, place.segment.give_way
-    latest_at, intent_at, doze = LATEST, INTENT, place.segment.doze
-    here = _steps_in(place.segment, name)
-    # For read_bytes(), set by enter(): words last, as it loads them first. Who has old words and anything new finds at R4
-    # that they are RETIRED; who has new words has all that belongs to them.
-    words, data, slots, stride, places = here.words, place.segment.data, 1, _BARRED, _places(place.segment.layout)
-    spoilt = 0  # tries that did not end in a snapshot, ever; a statistic, so threads may lose one
+def _nothing() -> None:
+    return None
 
-    def read_bytes() -> bytes:
-        # find() unrolled for what nearly always happens where no fence and no checksum is needed. Anything else is left
-        # to it, LATEST = 0 too: slot 0 then has a LENGTH that fails the check.
-        nonlocal spoilt
-        these = words
-        version: int = these[latest_at]  # R1
-        start, length_at = places[version % slots]
-        length: int = these[length_at]  # R2
-        if length <= stride:
-            payload: bytes = data[start : start + length]  # R3
-            intent: int = these[intent_at]
-            if intent == version or intent - version < slots:  # R4; mostly nobody writes, and comparing is quicker
-                return payload
-        if stride != _BARRED:
-            spoilt += 1
+
+#: What was taken, its version and when that was published, and the SegmentReader that it is from.
+Found = Tuple[Any, int, int, SegmentReader]
+#: The latest state's bytes, and the SegmentReader that they are from.
+Whole = Callable[[], Tuple[bytes, SegmentReader]]
+
+
+class Reading:
+    """A reader's side of one state. All functions follow the state to its successors.
+
+    ``read_bytes()`` returns the latest state's bytes; a caller may keep the function. ``whole()`` returns the latest state's bytes and the
+    SegmentReader that they are from. ``snapshot(take)`` returns ``(taken, version, published_ns)``; ``take(view, start,
+    stop)`` is R3 and must copy. ``found(take)`` returns that and the SegmentReader; ``of_version(version)`` does so for an
+    older one. ``view()`` does so for the bytes themselves, without a copy; the SegmentReader's ``is_whole(version)`` is R4; ``gone(version)`` is what to raise if
+    not. ``rest(version, seconds)`` is R6: it sleeps until something newer may be there, and is False if no writer would
+    end the sleep.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "found",
+        "heartbeat",
+        "latest",
+        "of_version",
+        "read_bytes",
+        "rest",
+        "retries",
+        "slowly",
+        "snapshot",
+        "view",
+        "whole",
+    )
+
+    read_bytes: Callable[[], bytes]
+    whole: Whole
+    snapshot: Callable[..., Tuple[Any, int, int]]
+    found: Callable[[Optional[Take]], Found]
+    of_version: Callable[[int], Found]
+    view: Callable[[], Found]
+    latest: Callable[[], int]
+    rest: Callable[[int, float], bool]
+    heartbeat: Callable[[], int]
+    retries: Callable[[], int]
+    slowly: Tuple[Callable[[], bytes], Callable[[], bytes]]  # what read_bytes() calls where one look was not enough
+
+
+def _no_codec(_layout: Layout) -> None:
+    return None
+
+
+def _ignore(_steps: SegmentReader, _read_bytes: Callable[[], bytes], _whole: Whole) -> None:
+    return None
+
+
+def open_reading(
+    place: Place,
+    name: str,
+    tries: int = DEFAULT_TRIES,
+    *,
+    codec_of: Callable[[Layout], Any] = _no_codec,
+    closed: Optional[Callable[[], Exception]] = None,
+    installed: Callable[[SegmentReader, Callable[[], bytes], Whole], None] = _ignore,
+) -> Reading:
+    """Return the reader's steps, bound to where ``place`` is. Safe to call from many threads.
+
+    ``codec_of`` is asked before a segment is read for the first time; if it raises, the reader stays where it was.
+    ``closed()`` is what every use raises once the segment is closed. ``installed`` is called with the SegmentReader that
+    is used from then on, and with ``read_bytes`` and ``whole``.
+    """
+    weak, fence, give_way, doze = (
+        place.segment.weak,
+        place.segment.fence,
+        place.segment.give_way,
+        place.segment.doze,
+    )
+    spoilt = [0]
+    here: SegmentReader
+
+    def bind(memory: Memory) -> SegmentReader:
+        steps = SegmentReader(memory, name, codec_of(memory.layout), spoilt)
+        if closed is not None:
+            memory.at_close(functools.partial(steps.invalidate, closed))
+        return steps
+
+    def read_again() -> bytes:
         found: bytes = find(None)[0]
         return found
 
-    def enter(memory: Memory) -> None:
-        nonlocal here, words, data, slots, stride, places
-        layout = memory.layout
-        here = _steps_in(memory, name)
-        data, slots, places = memory.data, layout.slots, _places(layout)
-        stride = _BARRED if memory.weak or layout.checksum else layout.stride
-        words = memory.words
+    def read_elsewhere() -> bytes:
+        return whole()[0]
 
     def snapshot(take: Optional[Take] = None) -> Tuple[Any, int, int]:
         return find(take)[:3]
 
-    def view() -> Tuple[Any, int, int, Here]:
+    def view() -> Found:
         return find(live)
 
-    def find(take: Optional[Take]) -> Tuple[Any, int, int, Here]:
-        nonlocal spoilt
+    def whole() -> Tuple[bytes, SegmentReader]:
+        steps = here
+        payload = steps.try_read()
+        if payload is not None:
+            return payload, steps
+        found = find(None)
+        return found[0], found[3]
+
+    def find(take: Optional[Take]) -> Found:
         first = None
         for _ in range(tries):
             steps = current()
@@ -165,23 +280,38 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
             found = steps.attempt(version, take)
             if found is not None:
                 return found[0], version, found[1], steps
-            spoilt += 1
+            spoilt[0] += 1
             give_way()
         raise gave_up(first)
 
-    def current() -> Here:
+    def current() -> SegmentReader:
         """R5."""
         for _ in range(_MOST_MOVES):
             steps = here
             if steps.words[INTENT] != RETIRED:
                 return steps
-            successor = place.successor(steps.words)
+            successor = place.successor(steps.words, bind)
             if successor is None:
                 return steps
-            enter(successor)
+            steps.leave(_LEFT)
+            switch_to(successor)
         raise ReadTimeout(f"state {name!r}: moved {_MOST_MOVES} times during one read; have its writer reserve more")
 
-    def of_version(version: int) -> Tuple[Any, int, int]:
+    def switch_to(steps: SegmentReader) -> None:
+        nonlocal here
+        here = steps
+        install(steps)
+        while here is not steps:  # another thread followed a later move; what it installed must not be lost
+            steps = here
+            install(steps)
+
+    def install(steps: SegmentReader) -> None:
+        reading = weak_reading()
+        if reading is not None:
+            reading.read_bytes = steps.make_read(*reading.slowly)
+            installed(steps, reading.read_bytes, reading.whole)
+
+    def of_version(version: int) -> Found:
         steps = current()
         latest_version = steps.words[LATEST]  # R1
         if version < 1:
@@ -192,7 +322,7 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
             )
         found = steps.attempt(version, None)
         if found is not None:
-            return found[0], version, found[1]
+            return found[0], version, found[1], steps
         if steps.words[steps.layout.where[version % steps.layout.slots].length] == NEVER_WRITTEN:
             raise Overwritten(
                 f"state {name!r}: version {version} was left behind when the state moved to another segment; it is at"
@@ -233,16 +363,19 @@ def open_reading(place: Place, name: str, tries: int = DEFAULT_TRIES) -> Reading
         return doze(steps.words, WAKE, count, seconds)
 
     def heartbeat() -> int:
-        beaten: int = here.words[HEARTBEAT]
+        beaten: int = current().words[HEARTBEAT]
         return beaten
 
     def retries() -> int:
-        return spoilt
+        return spoilt[0]
 
-    def retire(error: Callable[[], Exception]) -> None:
-        nonlocal here, words
-        words = Retired(error)
-        here = here._replace(words=words)
-
-    enter(place.segment)
-    return Reading(read_bytes, snapshot, of_version, view, latest, rest, heartbeat, retries, retire)
+    here = bind(place.segment)
+    reading = Reading()
+    # A weak reference: no function above refers to what refers to it. So a reader that its user forgets is unmapped at
+    # once, without the garbage collector.
+    weak_reading = weakref.ref(reading)
+    reading.whole, reading.snapshot, reading.found, reading.slowly = whole, snapshot, find, (read_again, read_elsewhere)
+    reading.of_version, reading.view = of_version, view
+    reading.latest, reading.rest, reading.heartbeat, reading.retries = latest, rest, heartbeat, retries
+    install(here)
+    return reading

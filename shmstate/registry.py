@@ -64,7 +64,7 @@ def _look_at(name: str, trust_uid: Optional[int]) -> StateInfo:
     except ShmStateError as error:
         return StateInfo(name, problem=str(error))
     finally:
-        place.segment.close()
+        place.close()
 
 
 def _describe(place: Attachment, name: str) -> StateInfo:

@@ -8,7 +8,7 @@ from typing import Callable, NoReturn, Optional, Type
 
 from shmstate.errors import ViewInUse
 from shmstate.memory import is_held
-from shmstate.reading import Here
+from shmstate.reading import SegmentReader
 
 
 class View:
@@ -34,12 +34,12 @@ class View:
         data: memoryview,
         version: int,
         published_ns: int,
-        here: Here,
+        here: SegmentReader,
     ) -> None:
         self._name = name
         self._is_released = False
-        self._is_whole = here.is_whole
-        self._gone = here.gone
+        self._is_whole: Callable[[int], bool] = here.is_whole
+        self._gone: Callable[[int], Exception] = here.gone
         self.data = data
         self.version = version
         self.published_ns = published_ns

@@ -71,6 +71,7 @@ class View:
         self.give_way: Callable[[], object] = os.sched_yield
         self.side = side or Side()
         self.commits: List[Tuple[int, int]] = []
+        self.closing: List[Callable[[], None]] = []
         self.words = _Words(self)
         self.data = _Data(self)
         self.view = memoryview(shared.data)
@@ -110,6 +111,9 @@ class View:
         self.before("doze")
         self.accesses.append("doze" if self.shared.words[index] == expected else "do not doze")
         return True
+
+    def at_close(self, callback: Callable[[], None]) -> None:
+        self.closing.append(callback)
 
     def commit(self, start: int, nbytes: int) -> None:
         self.touch(f"commit {self.shared.slot_at(start)}")
@@ -230,16 +234,21 @@ class Visitor:
 
     def __init__(self, names: Names, view: View) -> None:
         self._names = names
-        self.segment = view
+        self._bound: Tuple[View, Any] = (view, None)
 
-    def successor(self, words: Any) -> Optional[View]:
+    @property
+    def segment(self) -> View:
+        return self._bound[0]
+
+    def successor(self, words: Any, bind: Callable[[Any], Any]) -> Any:
         self.segment.touch("ask for the name")
         if self.segment.words is words:
             named = self._names.named
             if named is self.segment.shared:
                 return None
-            self.segment = View(named, self.segment.weak, self.segment.side)
-        return self.segment
+            view = View(named, self.segment.weak, self.segment.side)
+            self._bound = (view, bind(view))
+        return self._bound[1]
 
 
 class _Words:

@@ -343,13 +343,15 @@ class Visitor:
         self.actor = actor
         self.attempts = Attempts()
         self.segment = Segment(world, world.named, actor, self.attempts)
+        self._bound: Any = None
 
-    def successor(self, words: Any) -> Optional[Segment]:
-        """R5."""
+    def successor(self, words: Any, bind: Callable[[Any], Any]) -> Any:
+        """Follow the state, R5: ``bind`` of the segment that the name leads to, None if that is this one."""
         self.actor.system_call("ask where the name leads")
         self.actor.observe(self.world.named)
         if self.segment.words is words:
             if self.world.named == self.segment.number:
                 return None
             self.segment = Segment(self.world, self.world.named, self.actor, self.attempts)
-        return self.segment
+            self._bound = bind(self.segment)
+        return self._bound

@@ -114,7 +114,7 @@ MUTANTS: Dict[str, Mutant] = {
         (
             _writer("slot = version % slots", "slot = 0", 2),
             _reader("places[version % slots]", "places[0]"),
-            _reader("where[version % slots]", "where[0]", 2),
+            _reader("where[version % slots]", "where[0]"),
         ),
     ),
     "slot-too-early": Mutant(
@@ -124,7 +124,7 @@ MUTANTS: Dict[str, Mutant] = {
         (
             _writer("slot = version % slots", "slot = (version - version % 2) % slots", 2),
             _reader("places[version % slots]", "places[(version - version % 2) % slots]"),
-            _reader("where[version % slots]", "where[(version - version % 2) % slots]", 2),
+            _reader("where[version % slots]", "where[(version - version % 2) % slots]"),
         ),
     ),
     "versions-wrap": Mutant(
@@ -217,9 +217,11 @@ MUTANTS: Dict[str, Mutant] = {
         "a move",
         (
             _reader(
-                "        data, slots, places = memory.data, layout.slots, _places(layout)",
-                "        slots, places = layout.slots, _places(layout)",
+                "    words, data, slots, latest_at, intent_at = memory.words, memory.data, layout.slots, LATEST, INTENT",
+                "    words, slots, latest_at, intent_at = memory.words, layout.slots, LATEST, INTENT\n"
+                "    data = _bytes.setdefault(id(spoilt), memory.data)",
             ),
+            _reader("_MOST_MOVES = 1000", "_MOST_MOVES, _bytes = 1000, {}"),
         ),
     ),
     "no-turn": Mutant(
@@ -344,12 +346,12 @@ MUTANTS: Dict[str, Mutant] = {
         "no fence between R1 and R2",
         "I2",
         "reordering",
-        (_reader("        if weak:\n            fence()\n        start, length_at", "        start, length_at"),),
+        (_reader("        if fence:\n            fence()\n        start, length_at", "        start, length_at"),),
     ),
     "no-fence-r3-r4": Mutant(
         "no fence between R3 and R4",
         "I2",
         "reordering",
-        (_reader("        if weak:\n            fence()\n        intent: int", "        intent: int"),),
+        (_reader("        if self._fence:\n            self._fence()\n        intent: int", "        intent: int"),),
     ),
 }
