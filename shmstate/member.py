@@ -1,20 +1,37 @@
-"""One worker of a pool, seen from the pool: its present process, the pool's ends of its pipes, how it ended."""
+"""One worker of a pool, seen from the pool: the processes that are it in turn, and how the last one ended."""
 
 from __future__ import annotations
 
 import math
+import pickle
 import select
 import signal
 import threading
 import time
 from contextlib import contextmanager, suppress
 from multiprocessing.context import BaseContext
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from shmstate import memory, ownership, worker
-from shmstate.errors import EncodeError, ShmStateError, WorkerDied
+from shmstate.errors import EncodeError, InvalidOption, ShmStateError, WorkerDied
+from shmstate.lifeline import Lifeline
+from shmstate.wire import Broken, Inlet, Outlet, packet_channel, wait_for
 
-_LOOK_UP = 0.05  # seconds between two looks at whether a wait is still wanted
+_LOOK_UP = 0.05  # seconds between two looks at whether a wait is still wanted, and its worker alive
+_END_GRACE = 2.0  # seconds that a worker with a closed channel gets to end by itself
+_LONGEST_LOCK_WAIT = 3600.0
+
+GUARD = 'a script must build its pool under `if __name__ == "__main__":`, because each worker imports the script'
+
+
+def deadline_after(timeout: Optional[float]) -> float:
+    """Return the moment until which to wait. Raises InvalidOption."""
+    if timeout is None:
+        return math.inf
+    if not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise InvalidOption(f"timeout={timeout!r}: seconds, 0 or more, or None to wait without a limit")
+    return time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
 
 
 @contextmanager
@@ -32,180 +49,328 @@ def _ctrl_c_put_off() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class OutOfTime(Exception):
+    """The deadline passed. Not TimeoutError: a signal handler may raise that, and it must come out."""
+
+
+def join(process: Any, seconds: float) -> None:
+    """Wait for the end of a process. Its own end of file is not enough: a process that it forked delays that."""
+    deadline = time.monotonic() + seconds
+    while process.is_alive() and time.monotonic() < deadline:
+        process.join(max(0.0, min(_LOOK_UP, deadline - time.monotonic())))
+
+
+class Turn:
+    """A lock that is taken within a time limit, and given back whatever exception arrives meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may send in the middle of a send
+
+    @contextmanager
+    def within(self, deadline: float) -> Iterator[bool]:
+        """Wait for the lock until ``deadline``, hold it in the block, and yield whether it was had."""
+        taken: List[bool] = []
+        try:
+            while not (taken and taken[-1]):
+                left = min(deadline - time.monotonic(), _LONGEST_LOCK_WAIT)
+                # In C from the lock to the list: no signal handler runs between the two.
+                taken.extend(map(self._lock.acquire, (True,), (max(0.0, left),)))
+                if left <= 0:
+                    break
+            yield bool(taken and taken[-1])
+        finally:
+            if taken and taken[-1]:
+                self._lock.release()
+
+
+class Run:
+    """One process of a worker, and the pool's ends of its channels."""
+
+    def __init__(self, name: str, process: Any, ends: worker.Ends) -> None:
+        self.name = name
+        self.process = process
+        self.ends = ends
+        self.inbox = Outlet(ends.inbox)
+        self.questions = Outlet(ends.control)
+        self.answers = Inlet(ends.control)
+        self.is_broken = False  # whether it closed a channel, which counts as its end
+        self._reports = Inlet(ends.report)
+        self._reporting = threading.RLock()
+        self._is_ready = False
+        self._last_words: Optional[str] = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process runs and listens."""
+        return not self.is_broken and self.process.is_alive()
+
+    def is_ready(self) -> bool:
+        """Return whether its first state is published. Raises Broken if it died before."""
+        self._read_reports()
+        if not self._is_ready and (self._last_words is not None or not self.is_running):
+            self._read_reports()  # what it wrote between the two looks
+            if not self._is_ready:
+                raise Broken
+        return self._is_ready
+
+    def _read_reports(self) -> None:
+        with self._reporting, suppress(Broken):
+            report = self._reports.read()
+            while report is not None:
+                kind, detail = ForkingPickler.loads(report)
+                if kind == worker.READY:
+                    self._is_ready = True
+                else:
+                    self._last_words = detail
+                report = self._reports.read()
+
+    def end(self) -> None:
+        """Wait for the end of a process that has closed a channel. One that stays without it is killed."""
+        self.is_broken = True
+        join(self.process, _END_GRACE)
+        if self.process.is_alive():
+            self.process.kill()
+            join(self.process, _END_GRACE)
+
+    def obituary(self, used: int, allowed: int, when: str = "") -> str:
+        """Describe how the process ended, after it has."""
+        self._read_reports()
+        code = self.process.exitcode
+        restarts = f"restarts used: {used} of {allowed}"
+        text = f"worker {self.name!r} (pid {self.process.pid}) died {when}{_way_out(code)}; {restarts}"
+        if self._last_words:
+            return f"{text}; with this error:\n\n{self._last_words}"
+        if not self._is_ready and code == 1:
+            return f"{text}. It ended before it could report why: see its error output. One cause: {GUARD}"
+        return text
+
+    def wait(self, end: Any, events: int, left: float) -> None:
+        """Wait for a channel, for a short time; the caller looks again. Raises Broken if the process has ended."""
+        if not wait_for(end, events, min(_LOOK_UP, left)) and not self.is_running:
+            raise Broken  # a process that it forked may keep its ends open
+
+    def close(self) -> None:
+        """Close the pool's ends. Idempotent."""
+        for end in self.ends:
+            end.close()
+
+
+def _way_out(code: Optional[int]) -> str:
+    if code is None:
+        return "in an unknown way, because something else collected its exit code"
+    if code > 128:
+        return f"with exit code {code} (the code of a program that ends on {_signal_name(code - 128)})"
+    return f"with exit code {code}" if code >= 0 else f"of {_signal_name(-code)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class Member:
     """A worker by name, through all the processes that are it in turn."""
 
-    def __init__(self, name: str, order: worker.Order) -> None:
+    def __init__(self, name: str, order: worker.Order, allowed: int) -> None:
         self.name = name
         self.order = order
-        self.process: Any = None
-        self.inbox: Any = None
-        self.control: Any = None
-        self.turn = threading.RLock()  # held to replace the process, and to write into its inbox
-        self.asking = threading.Lock()  # held from a question to its answer
+        self.allowed = allowed  # how often it may be started again
+        self.run: Optional[Run] = None
+        self.turn = Turn()  # held to replace the process, and to write into its inbox
+        self.asking = Turn()  # held from a question to its answer
         self.questions = 0
         self.restarts = 0
         self.died: Optional[WorkerDied] = None
-        self.told = False  # whether somebody was told of the death
-        self.last_words: Optional[str] = None  # what a dying worker told somebody who was asking
+        self.told = False  # whether a caller got the death as an error
+
+    @property
+    def process(self) -> Any:
+        """The present process, or None if there was none yet."""
+        return None if self.run is None else self.run.process
 
     @property
     def is_running(self) -> bool:
         """Whether there is a process, and it runs."""
-        return self.process is not None and self.process.is_alive()
+        return self.run is not None and self.run.is_running
 
     @property
     def needs_replacing(self) -> bool:
-        """Whether it died and nobody has dealt with that yet."""
+        """Whether it died and that was not dealt with yet."""
         return self.died is None and not self.is_running
 
     @property
     def ends(self) -> List[Any]:
-        """The pool's ends of the pipes."""
-        return [end for end in (self.inbox, self.control) if end is not None]
+        """The pool's ends of the channels."""
+        return [] if self.run is None else list(self.run.ends)
 
-    def launch(self, context: BaseContext, not_theirs: Sequence[Any]) -> None:
-        """Start a process. ``not_theirs``: what it inherits and must close, besides the pool's ends of its own pipes."""
+    def launch(self, context: BaseContext, pool: Lifeline, not_theirs: Sequence[Any]) -> None:
+        """Start a process. ``not_theirs``: what it inherits and must close, besides the pool's ends of its channels.
+
+        Raises WorkerDied, InvalidOption; then no channel and no process is left.
+        """
+        opened: List[Any] = []
         with _ctrl_c_put_off():
-            inbox_theirs, self.inbox = context.Pipe(duplex=False)
-            self.control, control_theirs = context.Pipe(duplex=True)
-            forks = context.get_start_method() == "fork"
-            process = context.Process(  # type: ignore[attr-defined]
-                target=worker.main,
-                args=(self.order, inbox_theirs, control_theirs, [*not_theirs, *self.ends] if forks else []),
-                name=self.order.name,
-                daemon=True,
-            )
             try:
+                inbox_theirs, inbox = context.Pipe(duplex=False)
+                opened += inbox_theirs, inbox
+                control, control_theirs = packet_channel()
+                opened += control, control_theirs
+                report, report_theirs = packet_channel()
+                opened += report, report_theirs
+                ours = worker.Ends(inbox, control, report)
+                theirs = worker.Ends(inbox_theirs, control_theirs, report_theirs)
+                forks = context.get_start_method() == "fork"
+                process = context.Process(  # type: ignore[attr-defined]
+                    target=worker.main,
+                    args=(worker.Sealed(self.order), theirs, pool, [*not_theirs, *ours] if forks else []),
+                    name=self.order.name,
+                    daemon=True,
+                )
                 process.start()
-                self.process, self.died, self.told, self.last_words = process, None, False, None
-            except (OSError, EOFError) as error:  # EOFError: the fork server died
-                self.died = WorkerDied(f"worker {self.name!r} could not be started: {error}")
+                self.run, self.died, self.told = Run(self.name, process, ours), None, False
+                opened = list(theirs)
+            except worker.Unpicklable as error:
+                why = error.__cause__
+                raise InvalidOption(
+                    f"worker {self.name!r}: start_method={context.get_start_method()!r} has to pickle its machine and codec,"
+                    f" which failed: {type(why).__name__}: {why}; give it a function or class of a module, or a"
+                    f" functools.partial of one, or start_method='fork'"
+                ) from why
+            except Exception as error:
+                hint = "" if isinstance(error, OSError) else f". If the fork server has died: {GUARD}"
+                self.died = WorkerDied(
+                    f"worker {self.name!r} could not be started: {type(error).__name__}: {error}{hint};"
+                    f" restarts used: {self.restarts} of {self.allowed}"
+                )
                 raise self.died from error
             finally:
-                inbox_theirs.close()
-                control_theirs.close()
+                for end in opened:
+                    end.close()
 
     def await_ready(self, timeout: float, given_up: Callable[[], bool]) -> None:
         """Wait until the first state is published. Raises WorkerDied, also when ``timeout`` seconds pass."""
+        run = self._present()
         deadline = time.monotonic() + timeout
-        while not self.control.poll(_LOOK_UP):  # a death is an end of file, so it is not waited out
-            if given_up():
-                raise WorkerDied(f"worker {self.name!r}: the pool was given up while it started")
-            if time.monotonic() > deadline:
-                raise WorkerDied(
-                    f"worker {self.name!r} (pid {self.process.pid}) has published nothing within {timeout} seconds of"
-                    f" its start; raise start_timeout if it needs longer"
-                )
-        with suppress(EOFError, ConnectionResetError):
-            kind, detail = self.control.recv()
-            if kind == worker.READY:
-                return
-            self.record_death(detail)
-        raise self.bury()
+        try:
+            while not run.is_ready():
+                if given_up():
+                    raise WorkerDied(f"worker {self.name!r}: the pool was given up while it started")
+                if time.monotonic() > deadline:
+                    raise WorkerDied(
+                        f"worker {self.name!r} (pid {run.process.pid}) has published nothing within {timeout} seconds of"
+                        f" its start; raise start_timeout if it needs longer"
+                    )
+                wait_for(run.ends.report, select.POLLIN, _LOOK_UP)
+        except Broken:
+            run.end()
+            raise self.bury() from None
 
-    def write(self, message: Any, timeout: Optional[float], given_up: Callable[[], bool]) -> None:
-        """Put a message into the inbox; see WorkerPool.send. With ``turn`` held.
+    def write(self, message: bytes, deadline: float, given_up: Callable[[], bool]) -> None:
+        """Put a pickled message into the inbox; see WorkerPool.send. With ``turn`` held.
 
-        Raises TimeoutError, WorkerDied if ``given_up()`` while it waits, OSError if the worker is gone.
+        Raises OutOfTime, WorkerDied if ``given_up()`` while it waits, Broken if the worker died.
         """
-        if not self._has_room(timeout, given_up):
+        run = self._present()
+
+        def wait() -> None:
             if given_up():
                 raise WorkerDied(f"worker {self.name!r}: the pool was shut down while its inbox was full")
-            raise TimeoutError(f"worker {self.name!r}: its inbox was full for {timeout} seconds")
-        self.inbox.send((worker.MESSAGE, message))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise OutOfTime
+            run.wait(run.ends.inbox, select.POLLOUT, left)
 
-    def _has_room(self, timeout: Optional[float], given_up: Callable[[], bool]) -> bool:
-        """Wait until the inbox takes something, or would fail at once."""
-        poll = select.poll()
-        poll.register(self.inbox.fileno(), select.POLLOUT)
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while not poll.poll(1000 * max(0.0, min(_LOOK_UP, deadline - time.monotonic()))):
-            if given_up() or time.monotonic() >= deadline:
-                return False
-        return True
+        try:
+            run.inbox.write(message, wait)
+        except Broken:
+            run.end()
+            raise
+
+    def _present(self) -> Run:
+        if self.run is None:
+            raise self.failure()
+        return self.run
 
     def ask(self, timeout: Optional[float]) -> Any:
         """The state, from the worker itself; see WorkerPool.ask."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         reply = None
-        if self.asking.acquire(timeout=-1 if timeout is None else timeout):
-            try:
-                reply = self._question(deadline)
-            finally:
-                self.asking.release()
+        with self.asking.within(deadline) as is_our_turn:
+            run = self._present()
+            if is_our_turn:
+                try:
+                    reply = self._question(run, deadline)
+                except Broken:
+                    run.end()
+                    self.told = True
+                    text = run.obituary(self.restarts, self.allowed, "while it was asked for its state, ")
+                    raise WorkerDied(text) from None
         if reply is None:
             raise TimeoutError(f"worker {self.name!r}: no answer within {timeout} seconds")
         kind, detail = reply
-        if kind == worker.ANSWER:
-            return detail
         if kind == worker.REFUSAL:
             raise EncodeError(f"worker {self.name!r} could not give its state:\n\n{detail}")
-        self.told = True
-        error = f", with this error:\n\n{detail}" if detail else ""
-        raise WorkerDied(f"worker {self.name!r} died while it was asked for its state{error}")
+        return detail
 
-    def _question(self, deadline: Optional[float]) -> Optional[Tuple[str, Any]]:
-        """Ask; returns what came of it, or None if nothing did in time. A death is left to whoever has the turn."""
+    def _question(self, run: Run, deadline: float) -> Optional[Tuple[str, Any]]:
+        """Ask; returns the answer, or None at ``deadline``. Raises Broken if it died, and leaves that to the turn."""
         self.questions += 1
-        try:
-            self.control.send((worker.ASK, self.questions))
-            while self.control.poll(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                kind, detail = self.control.recv()
-                if kind == worker.DIED:
-                    self.last_words = detail
+        number = self.questions
+
+        def wait() -> None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise OutOfTime
+            run.wait(run.ends.control, select.POLLOUT, left)
+
+        with suppress(OutOfTime):
+            run.questions.write(pickle.dumps(number), wait)
+            while True:
+                reply = run.answers.read_within(deadline, lambda left: run.wait(run.ends.control, select.POLLIN, left))
+                if reply is None:
+                    break
+                kind, (answered, detail) = ForkingPickler.loads(reply)
+                if answered == number:  # and not one that came too late for its question
                     return kind, detail
-                number, answer = detail
-                if number == self.questions:  # and not one that came too late for its question
-                    return kind, answer
-        except (EOFError, OSError):
-            self.last_words = self.last_words or self._last_words()
-            return worker.DIED, self.last_words
         return None
 
     def stop_soon(self, timeout: float) -> None:
-        """Ask for an orderly end, after the messages that are in the inbox and the one that is being written."""
+        """Ask for an orderly end, after the messages that are in the inbox."""
         deadline = time.monotonic() + timeout
-        if self.turn.acquire(timeout=timeout):
-            try:
-                with suppress(OSError):
-                    if self._has_room(max(0.0, deadline - time.monotonic()), bool):
-                        self.inbox.send((worker.STOP, None))
-            finally:
-                self.turn.release()
+        with self.turn.within(deadline) as is_our_turn:
+            if is_our_turn and self.run is not None:
+                with suppress(Broken, OutOfTime):
+                    self.write(pickle.dumps((worker.STOP, None)), deadline, bool)
 
-    def record_death(self, last_words: Optional[str] = None) -> WorkerDied:
-        """Wait for the process to be gone and note how it went; once."""
-        self.process.join()
+    def record_death(self) -> WorkerDied:
+        """Note how the process ended, once. It has ended."""
         if self.died is None:
-            code = self.process.exitcode
-            last_words = last_words or self.last_words or self._last_words()
-            if last_words:
-                how = "with this error:\n\n" + last_words
-            else:
-                how = f"of {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            self.died = WorkerDied(f"worker {self.name!r} (pid {self.process.pid}) died {how}")
+            self.died = WorkerDied(self._present().obituary(self.restarts, self.allowed))
         return self.died
 
     def bury(self) -> WorkerDied:
-        """Note how it died and let go of its pipes."""
+        """Note how it died and close its channels. With ``turn`` held, or before others know of the pool."""
         death = self.record_death()
-        for end in self.ends:
-            end.close()
+        self.close_ends(_END_GRACE)
         return death
 
+    def close_ends(self, patience: float) -> None:
+        """Close the channels of a process that has ended, once no other thread uses them.
+
+        A thread that does not let go within ``patience`` seconds keeps them open: their numbers must not be reused
+        under it.
+        """
+        deadline = time.monotonic() + patience
+        with self.turn.within(deadline) as unused, self.asking.within(deadline) as unasked:
+            if unused and unasked and self.run is not None:
+                self.run.close()
+
     def failure(self) -> WorkerDied:
-        """What to raise for a worker that is no more."""
+        """What to raise for a worker that has ended."""
         self.told = True
         return self.died or WorkerDied(f"worker {self.name!r} is not running")
-
-    def _last_words(self) -> Optional[str]:
-        with suppress(EOFError, OSError):
-            while self.control.poll(0):
-                kind, detail = self.control.recv()
-                if kind == worker.DIED:
-                    return str(detail)
-        return None
 
     def remove_leftovers(self, patience: float = 0.0) -> None:
         """Remove the segment if the worker died without removing it.

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import signal
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from multiprocessing import connection, resource_tracker
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Type
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Tuple, Type
 
 from shmstate import worker
 from shmstate.codecs import CodecLike, codec_named
 from shmstate.ending import Ending
 from shmstate.errors import InvalidOption, ShmStateError, UnknownWorker, WorkerDied
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
-from shmstate.member import Member
+from shmstate.lifeline import Lifeline
+from shmstate.member import GUARD, Member, OutOfTime, deadline_after, join
 from shmstate.query import Answer, QueryService, state_name
 from shmstate.sync import DEFAULT_INTERVAL
+from shmstate.wire import Broken
 
 _log = logging.getLogger("shmstate")
 
@@ -27,6 +32,7 @@ START_METHODS = ("spawn", "fork", "forkserver")
 _TERMINATE_GRACE = 2.0
 _EXIT_TIMEOUT = 2.0
 _LOCK_GRACE = 1.0
+_LOOK_AT_WORKERS = 1.0
 
 
 class WorkerPool:
@@ -41,6 +47,9 @@ class WorkerPool:
                        ``restore(state)`` is given the last published state. Messages it had not handled are lost.
                        With spawn and forkserver a thread sees to it; with fork, which does not go with threads, it
                        happens when the pool is next called
+    ``on_restart``     called as ``on_restart(worker, death)`` after each restart; ``death`` is a WorkerDied that says how
+                       the worker ended. Each death is also logged (logger ``shmstate``, level WARNING), and so is an
+                       error of the callback, which has no other effect. Runs in the thread that restarts
     ``start_timeout``  seconds within which a worker must have published its first state
     ``cancelled``      asked while the workers start, some times in a second: true gives the start up, with WorkerDied.
                        A signal's handler can only note that it is time to end; an exception out of it may be lost
@@ -62,6 +71,7 @@ class WorkerPool:
         start_method: str = "spawn",
         interval: float = DEFAULT_INTERVAL,
         restarts: int = 0,
+        on_restart: Optional[Callable[[str, WorkerDied], object]] = None,
         start_timeout: float = 60.0,
         cancelled: Callable[[], bool] = lambda: False,
         codec: CodecLike = "msgpack",
@@ -74,6 +84,11 @@ class WorkerPool:
             raise InvalidOption(f"fleet {fleet!r}: a pool needs one worker at least")
         if not interval > 0:
             raise InvalidOption(f"interval={interval}: seconds, above 0")
+        if not isinstance(restarts, int) or restarts < 0:
+            raise InvalidOption(f"restarts={restarts!r}: a whole number, 0 or more")
+        if not start_timeout > 0:
+            raise InvalidOption(f"start_timeout={start_timeout}: seconds, above 0")
+        _require_that_workers_may_start(fleet)
         plan(slots=slots, max_size=max_size, codec=codec_named(codec).name, checksum=False)
         self.fleet = fleet
         self._context = multiprocessing.get_context(start_method)
@@ -81,10 +96,17 @@ class WorkerPool:
         self._restarts = restarts
         self._start_timeout = start_timeout
         self._members = {
-            name: Member(name, worker.Order(state_name(fleet, name), factory, interval, codec, slots, max_size))
+            name: Member(
+                name, worker.Order(state_name(fleet, name), factory, interval, codec, slots, max_size), restarts
+            )
             for name, factory in machines.items()
         }
+        self._lifeline = Lifeline.of_this_process()
+        self._on_restart = on_restart
+        self._restarted: Deque[Tuple[str, WorkerDied]] = deque()  # what ``on_restart`` is still to be called with
         self._stopping = threading.Event()
+        self._is_stopped = False
+        self._shutting_down = threading.RLock()
         self._supervisor: Optional[threading.Thread] = None
         needs_naming = not isinstance(codec, str) or codec == "pickle"
         self._service = QueryService(fleet, codec=codec if needs_naming else None)
@@ -109,9 +131,9 @@ class WorkerPool:
             for name in self._members:
                 self._service.attach(name)
         except BaseException:
-            self._ending.cancel()
             self._stopping.set()
             _stop_all(list(self._members.values()), 0.0)
+            self._ending.cancel()
             self._service.close()
             raise
         if self._restarts and not self._forks:
@@ -121,19 +143,25 @@ class WorkerPool:
 
     def _launch(self, member: Member) -> None:
         others = [end for other in self._members.values() if other is not member for end in other.ends]
-        member.launch(self._context, others)
+        member.launch(self._context, self._lifeline, others)
 
     def supervise(self) -> None:
         """Start again what has died and may be restarted. The pool calls this itself; see ``restarts``."""
         for member in self._members.values():
             if member.needs_replacing:
-                with member.turn, suppress(WorkerDied):  # kept, and raised to whoever asks for that worker
+                with member.turn.within(math.inf), suppress(WorkerDied):  # kept, and raised by calls for that worker
                     self._replace_if_needed(member)
+        self._call_back()
 
     def _supervise_always(self) -> None:
         while not self._stopping.is_set():
-            connection.wait([*(m.process.sentinel for m in self._members.values() if not m.died), self._wake_reader])
-            self.supervise()
+            try:
+                watched = [member.process.sentinel for member in self._members.values() if not member.died]
+                connection.wait([*watched, self._wake_reader], _LOOK_AT_WORKERS)
+                self.supervise()
+            except BaseException:  # an exception for this thread, or from user code; the others still need it
+                _log.exception("pool %r: supervision failed; will try again", self.fleet)
+                self._stopping.wait(_LOOK_AT_WORKERS)
 
     def _supervise_without_a_thread(self) -> None:
         if self._forks and self._restarts and not self._stopping.is_set():
@@ -142,42 +170,67 @@ class WorkerPool:
     def _replace_if_needed(self, member: Member) -> None:
         """With ``member.turn`` held: bury the dead, start a successor if there may be one. Raises WorkerDied."""
         is_gone = member.needs_replacing
-        if self._stopping.is_set():  # asked second: one that was told to stop has not died
+        if self._stopping.is_set():  # asked second: a worker that was asked to stop has not died
             raise WorkerDied(f"worker {member.name!r}: the pool was shut down")
         if is_gone:
-            with member.asking:  # or READY would go to somebody who awaits an answer, and the answer to us
-                member.bury()
-                while member.died is not None and member.restarts < self._restarts:
-                    self._try_again(member)
+            death: Optional[WorkerDied] = member.bury()
+            while death is not None and member.restarts < self._restarts:
+                member.restarts += 1
+                _log.warning("%s\nStarting it again: restart %d of %d", death, member.restarts, self._restarts)
+                self._restarted.append((member.name, death))
+                death = self._try_again(member)
+            if death is not None:
+                _log.warning("%s\nIt is not started again", death)
         if member.died is not None:
             raise member.failure()
 
-    def _try_again(self, member: Member) -> None:
-        """Start a successor. If it dies before it is ready, that is one more death in ``died``, not an error."""
-        member.restarts += 1
+    def _try_again(self, member: Member) -> Optional[WorkerDied]:
+        """Start a successor. If it dies before it is ready, that is one more death, which is returned, not an error."""
         try:
             self._launch(member)
             member.await_ready(self._start_timeout, self._stopping.is_set)
-        except WorkerDied:
+        except (WorkerDied, InvalidOption):
             if member.died is None:
                 raise
+        return member.died
+
+    def _call_back(self) -> None:
+        while self._on_restart is not None and self._restarted:
+            with suppress(IndexError):  # another thread took the last one
+                restarted = self._restarted.popleft()
+                try:
+                    self._on_restart(*restarted)
+                except Exception:
+                    _log.exception("pool %r: on_restart failed for worker %r", self.fleet, restarted[0])
 
     def send(self, worker_name: str, message: Any, timeout: Optional[float] = None) -> None:
         """Put a message into the worker's inbox.
 
-        Waits while the inbox (a pipe, some 64 KB) is full, ``timeout`` seconds at most: TimeoutError. A message larger
-        than the room is then still written whole, as the worker takes it. Raises UnknownWorker, WorkerDied.
+        Waits while the inbox (a pipe, some 64 KB) is full, ``timeout`` seconds at most: TimeoutError. A message for which
+        this raises is never handled, not even in part, unless the exception came from outside (a signal handler) just
+        after the last byte. What pickling the message raises comes out unchanged. Raises UnknownWorker, WorkerDied.
         """
         member = self._member(worker_name)
-        with member.turn:
-            while True:
-                self._replace_if_needed(member)
-                try:
-                    return member.write(message, timeout, self._stopping.is_set)
-                except TimeoutError:
-                    raise
-                except OSError:  # it died meanwhile; a part of a message is no message, so a successor gets it whole
-                    member.process.join()
+        pickled = bytes(ForkingPickler.dumps((worker.MESSAGE, message)))
+        deadline = deadline_after(timeout)
+        try:
+            with member.turn.within(deadline) as is_our_turn:
+                if not is_our_turn:
+                    raise TimeoutError(
+                        f"worker {member.name!r}: other threads sent to it, or started it again, for {timeout} seconds"
+                    )
+                while True:
+                    self._replace_if_needed(member)
+                    try:
+                        return member.write(pickled, deadline, self._stopping.is_set)
+                    except OutOfTime:
+                        raise TimeoutError(
+                            f"worker {member.name!r}: its inbox was full for {timeout} seconds"
+                        ) from None
+                    except Broken:  # it died meanwhile; a part of a message is no message, so a successor gets it whole
+                        continue
+        finally:
+            self._call_back()
 
     def query(self, worker_name: str) -> Answer:
         """The worker's latest state, read from shared memory. Raises UnknownWorker; see QueryService.query."""
@@ -228,19 +281,33 @@ class WorkerPool:
         states can be queried until the pool is closed. Raises WorkerDied for a worker that had died and was not
         replaced, unless that was told before.
         """
-        if self._stopping.is_set():
-            return
-        self._stopping.set()
-        if self._supervisor is not None:
+        deadline_after(timeout)
+        with self._shutting_down:
+            if self._is_stopped:
+                return
+            self._stopping.set()
+            members = list(self._members.values())
+            try:
+                self._end_supervision()
+                _stop_all(members, timeout)
+            except BaseException:  # a Ctrl-C: what is left is ended at once
+                _stop_all(members, 0.0)
+                raise
+            finally:
+                self._is_stopped = not any(member.is_running for member in members)
+                if self._is_stopped:
+                    self._ending.cancel()
+        self._service.look_again()
+        for member in members:
+            if member.died is not None and not member.told:
+                raise member.failure()
+
+    def _end_supervision(self) -> None:
+        if self._supervisor is not None and self._supervisor is not threading.current_thread():
             self._wake_writer.close()
             self._supervisor.join()
             self._wake_reader.close()
-        self._ending.cancel()
-        _stop_all(list(self._members.values()), timeout)
-        self._service.look_again()
-        for member in self._members.values():
-            if member.died is not None and not member.told:
-                raise member.failure()
+            self._supervisor = None
 
     def close(self) -> None:
         """``shutdown()``, and forget the last states."""
@@ -262,39 +329,53 @@ class WorkerPool:
                 raise
 
 
+def _require_that_workers_may_start(fleet: str) -> None:
+    """Raise InvalidOption in a process that multiprocessing would refuse a child."""
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        raise InvalidOption(
+            f"fleet {fleet!r}: process {process.name!r} still imports the main script, as a worker: {GUARD}"
+        )
+    if process.daemon:
+        raise InvalidOption(
+            f"fleet {fleet!r}: process {process.name!r} is daemonic, and multiprocessing lets no daemonic process have"
+            f" children; start that process with daemon=False, or make the pool in its parent. If this is a worker"
+            f" that imports a script: {GUARD}"
+        )
+
+
 def _stop_at_exit(stopping: threading.Event, members: List[Member]) -> None:
-    """What remains to be done for a pool that was not shut down: the same, less patiently."""
+    """Do what remains to be done for a pool that was not shut down: the same, less patiently."""
     stopping.set()
     for member in members:
-        if member.turn.acquire(timeout=_EXIT_TIMEOUT):  # whoever is replacing it sees that it is over, and gives up
-            member.turn.release()
+        with member.turn.within(time.monotonic() + _EXIT_TIMEOUT):  # a thread that replaces it sees this and stops
+            pass
     _stop_all(members, _EXIT_TIMEOUT)
 
 
 def _stop_all(members: List[Member], timeout: float) -> None:
     """End all processes and remove what they leave. With a ``timeout`` of 0, at once, which is not worth a warning."""
     deadline = time.monotonic() + timeout
-    started = [member for member in members if member.process is not None]
+    started = [member for member in members if member.run is not None]
     for member in started:
         member.stop_soon(max(0.0, deadline - time.monotonic()))
     _join(started, deadline)
     for member in started:
-        if member.is_running:
+        if member.process.is_alive():
             if timeout:
                 _log.warning("worker %r did not end within %s seconds; terminated", member.name, timeout)
             member.process.terminate()
     _join(started, time.monotonic() + _TERMINATE_GRACE)
     for member in started:
-        if member.is_running:
+        if member.process.is_alive():
             member.process.kill()
         member.process.join()
         if member.process.exitcode not in (0, 128 + signal.SIGTERM):
             member.record_death()
-        for end in member.ends:
-            end.close()
+        member.close_ends(_LOCK_GRACE)
         member.remove_leftovers(_LOCK_GRACE)
 
 
 def _join(members: List[Member], deadline: float) -> None:
     for member in members:
-        member.process.join(max(0.0, deadline - time.monotonic()))
+        join(member.process, deadline - time.monotonic())

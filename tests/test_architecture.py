@@ -34,6 +34,7 @@ ORDER = (
     ("registry",),
     ("looks",),
     ("query", "sync", "instant"),
+    ("wire", "lifeline"),
     ("worker",),
     ("member",),
     ("pool",),

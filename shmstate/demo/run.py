@@ -94,6 +94,7 @@ def _run(fleet: str, options: Options, stream: TextIO, interruptions: Interrupti
 
 
 def _start(fleet: str, root: str, workers: int, start_method: str, interruptions: Interruptions) -> WorkerPool:
+    _keep_the_page_clean()
     return WorkerPool(
         fleet,
         {f"w{number}": partial(quiet_census, root) for number in range(1, workers + 1)},
@@ -106,8 +107,13 @@ def _start(fleet: str, root: str, workers: int, start_method: str, interruptions
 
 def quiet_census(root: str) -> Census:
     """A census in a worker. What goes wrong there shows in its state, or the lack of one; the demo's page stays clean."""
-    logging.getLogger("shmstate").addHandler(logging.NullHandler())
+    _keep_the_page_clean()
     return Census(root)
+
+
+def _keep_the_page_clean() -> None:
+    """Keep log records off stderr. The demo's own page shows restarts and errors."""
+    logging.getLogger("shmstate").addHandler(logging.NullHandler())
 
 
 def _watch(pool: WorkerPool, files: Sequence[str], need: int, screen: Screen, interruptions: Interruptions) -> Watch:

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import select
 import signal
 import threading
 from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
-from shmstate import Machine, NotPublished, StateReader, StateWriter, ownership, worker
+from shmstate import Machine, NotPublished, StateReader, StateWriter, lifeline, ownership, wire, worker
 from shmstate.memory import path_of
 from tests.core.children import PATIENCE, Adder, Restored, Unencodable, make_nothing, until
 
@@ -16,29 +18,55 @@ from tests.core.children import PATIENCE, Adder, Restored, Unencodable, make_not
 class Worker:
     """A worker process and the ends of its pipes that a pool would hold."""
 
-    def __init__(self, name: str, machine: Callable[[], Machine], interval: float = 0.005) -> None:
+    def __init__(self, name: str, machine: Callable[[], Machine], interval: float = 0.005, pool: Any = None) -> None:
         self.name = name
         order = worker.Order(name, machine, interval, "msgpack", 4, 1 << 20)
         inbox, self.inbox = multiprocessing.Pipe(duplex=False)
-        self.control, control = multiprocessing.Pipe()
+        self.control, control = wire.packet_channel()
+        self.report, report = wire.packet_channel()
+        ours = [self.inbox, self.control, self.report]
+        theirs = worker.Ends(inbox, control, report)
         self.process = multiprocessing.get_context("fork").Process(
-            target=worker.main, args=(order, inbox, control, [self.inbox, self.control]), daemon=True
+            target=worker.main,
+            args=(worker.Sealed(order), theirs, pool or lifeline.Lifeline.of_this_process(), ours),
+            daemon=True,
         )
         self.process.start()
-        inbox.close()
-        control.close()
+        for end in theirs:
+            end.close()
+        self._messages, self._questions = wire.Outlet(self.inbox), wire.Outlet(self.control)
+        self._answers, self._reports = wire.Inlet(self.control), wire.Inlet(self.report)
 
     def send(self, message: Any) -> None:
-        self.inbox.send((worker.MESSAGE, message))
+        self._put((worker.MESSAGE, message))
 
     def stop(self) -> None:
-        self.inbox.send((worker.STOP, None))
+        self._put((worker.STOP, None))
+
+    def _put(self, message: Any) -> None:
+        self._messages.write(pickle.dumps(message), lambda: self._wait(self.inbox, select.POLLOUT))
+
+    def ask(self, number: int) -> None:
+        self._questions.write(pickle.dumps(number), lambda: self._wait(self.control, select.POLLOUT))
 
     def hear(self) -> Tuple[str, Any]:
-        """The next thing it says on its control pipe."""
-        assert self.control.poll(PATIENCE)
-        said: Tuple[str, Any] = self.control.recv()
+        """The next thing it reports."""
+        return self._next(self._reports)
+
+    def answer(self) -> Tuple[str, Any]:
+        """Its next answer."""
+        return self._next(self._answers)
+
+    def _next(self, inlet: wire.Inlet) -> Tuple[str, Any]:
+        message = inlet.read()
+        while message is None:
+            self._wait(inlet.end, select.POLLIN)
+            message = inlet.read()
+        said: Tuple[str, Any] = pickle.loads(message)
         return said
+
+    def _wait(self, end: Any, events: int) -> None:
+        assert wire.wait_for(end, events, PATIENCE)
 
     def exit_code(self) -> Any:
         self.process.join(PATIENCE)
@@ -48,7 +76,7 @@ class Worker:
         self.process.kill()
         self.process.join()
         self.process.close()
-        for end in (self.inbox, self.control):
+        for end in (self.inbox, self.control, self.report):
             end.close()
         if os.path.exists(path_of(self.name)):
             assert ownership.remove_if_dead(path_of(self.name), self.name)
@@ -98,8 +126,8 @@ def test_a_question_is_answered_with_its_number_and_the_present_state(employ: Em
     each = employ(Adder, interval=60)
     each.hear()
 
-    each.control.send((worker.ASK, 17))
-    kind, (number, state) = each.hear()
+    each.ask(17)
+    kind, (number, state) = each.answer()
 
     assert (kind, number, state["total"], state["pid"]) == (worker.ANSWER, 17, 0, each.process.pid)
 
@@ -111,10 +139,10 @@ def test_a_question_is_answered_ahead_of_the_inbox(employ: Employ) -> None:
     os.kill(each.process.pid, signal.SIGSTOP)
     for _ in range(50):
         each.send(1)
-    each.control.send((worker.ASK, 1))
+    each.ask(1)
     os.kill(each.process.pid, signal.SIGCONT)
 
-    _, (_, state) = each.hear()
+    _, (_, state) = each.answer()
 
     assert state["total"] <= 1
 
@@ -141,8 +169,8 @@ def test_whose_pool_is_gone_ends_in_the_same_way(employ: Employ, name: str, ends
     each.hear()
     with StateReader(name) as reader:
         each.send(5)
-        each.control.send((worker.ASK, 1))
-        each.hear()
+        each.ask(1)
+        each.answer()
         until(lambda: ask(each)["total"] == 5)
 
         for end in ends:
@@ -154,8 +182,8 @@ def test_whose_pool_is_gone_ends_in_the_same_way(employ: Employ, name: str, ends
 
 
 def ask(each: Worker) -> Any:
-    each.control.send((worker.ASK, 2))
-    return each.hear()[1][1]
+    each.ask(2)
+    return each.answer()[1][1]
 
 
 def test_terminated_it_exits_by_that_signal_and_leaves_its_segment_to_a_successor(employ: Employ, name: str) -> None:
