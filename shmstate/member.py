@@ -8,7 +8,9 @@ import select
 import signal
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
@@ -21,6 +23,7 @@ from shmstate.wire import Broken, Inlet, Outlet, packet_channel, wait_for
 _LOOK_UP = 0.05  # seconds between two looks at whether a wait is still wanted, and its worker alive
 _END_GRACE = 2.0  # seconds that a worker with a closed channel gets to end by itself
 _LONGEST_LOCK_WAIT = 3600.0
+_NONE = repeat(None)
 
 GUARD = 'a script must build its pool under `if __name__ == "__main__":`, because each worker imports the script'
 
@@ -69,18 +72,21 @@ class Turn:
     @contextmanager
     def within(self, deadline: float) -> Iterator[bool]:
         """Wait for the lock until ``deadline``, hold it in the block, and yield whether it was had."""
+        # In C from the lock to the list, and from the list to the lock: no signal handler runs in between.
         taken: List[bool] = []
+        given_back = iter(taken)
         try:
-            while not (taken and taken[-1]):
-                left = min(deadline - time.monotonic(), _LONGEST_LOCK_WAIT)
-                # In C from the lock to the list: no signal handler runs between the two.
-                taken.extend(map(self._lock.acquire, (True,), (max(0.0, left),)))
-                if left <= 0:
-                    break
-            yield bool(taken and taken[-1])
-        finally:
-            if taken and taken[-1]:
-                self._lock.release()
+            try:
+                while not taken:
+                    left = min(deadline - time.monotonic(), _LONGEST_LOCK_WAIT)
+                    taken.extend(filter(None, map(self._lock.acquire, (True,), (max(0.0, left),))))
+                    if left <= 0:
+                        break
+                yield bool(taken)
+            finally:
+                deque(map(self._lock.__exit__, given_back, _NONE, _NONE), 0)
+        finally:  # again, for an exception at the beginning of the first
+            deque(map(self._lock.__exit__, given_back, _NONE, _NONE), 0)
 
 
 class Run:
@@ -98,6 +104,7 @@ class Run:
         self._reporting = threading.RLock()
         self._is_ready = False
         self._last_words: Optional[str] = None
+        self._has_ended_well = False
 
     @property
     def is_running(self) -> bool:
@@ -113,6 +120,11 @@ class Run:
                 raise Broken
         return self._is_ready
 
+    def has_ended_well(self) -> bool:
+        """Return whether a process that has ended had published its last state before, as it was asked to."""
+        self._read_reports()
+        return self._has_ended_well or self.process.exitcode in (0, 128 + signal.SIGTERM)
+
     def _read_reports(self) -> None:
         with self._reporting, suppress(Broken):
             report = self._reports.read()
@@ -120,6 +132,8 @@ class Run:
                 kind, detail = ForkingPickler.loads(report)
                 if kind == worker.READY:
                     self._is_ready = True
+                elif kind == worker.ENDED:
+                    self._has_ended_well = True
                 else:
                     self._last_words = detail
                 report = self._reports.read()

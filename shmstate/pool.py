@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
-import signal
 import threading
 import time
 from collections import deque
@@ -370,7 +369,7 @@ def _stop_all(members: List[Member], timeout: float) -> None:
         if member.process.is_alive():
             member.process.kill()
         member.process.join()
-        if member.process.exitcode not in (0, 128 + signal.SIGTERM):
+        if member.run is not None and not member.run.has_ended_well():
             member.record_death()
         member.close_ends(_LOCK_GRACE)
         member.remove_leftovers(_LOCK_GRACE)

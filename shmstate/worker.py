@@ -2,7 +2,8 @@
 
 Three channels lead to the pool (wire.py). The inbox carries messages one way. The control channel carries questions and
 their answers; it is served between messages, ahead of the inbox, and an answer that is not read delays no message. The
-report channel carries READY, and the traceback a worker dies with.
+report channel carries READY, the traceback a worker dies with, and ENDED. The exit code alone does not tell an orderly
+end: the interpreter's own exit can fail, as it does in a process that was forked by a thread of an executor.
 
 How a worker ends, and what becomes of its segment:
 
@@ -39,6 +40,7 @@ READY = "ready"
 ANSWER = "answer"
 REFUSAL = "refusal"
 DIED = "died"
+ENDED = "ended"
 
 
 class Machine(Protocol):
@@ -107,6 +109,8 @@ def main(sealed: Sealed, ends: Ends, pool: Lifeline, not_mine: Sequence[Connecti
     report = Outlet(ends.report)
     try:
         _run(sealed.open(), ends, report, pool)
+        with suppress(Broken, _NoRoom):
+            _report(ends, report, ENDED, None)
     except Exception:
         with suppress(Broken, _NoRoom):  # no pool is left to read it
             _report(ends, report, DIED, _shortened(traceback.format_exc()))

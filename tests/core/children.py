@@ -714,3 +714,112 @@ def has_ended(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] == b"Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+class Raises:
+    """A value whose pickling raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+
+def _raise_os_error() -> NoReturn:
+    raise OSError("from unpickling")
+
+
+class FailsToUnpickle:
+    """A value that pickles, and whose unpickling raises OSError."""
+
+    def __reduce__(self) -> Any:
+        return _raise_os_error, ()
+
+
+class Asked(Adder):
+    """Has a state of its own choice to give when it is asked, after the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gives: Any = None
+
+    def state(self) -> Any:
+        gives, self.gives = self.gives, None
+        return {"total": self.total} if gives is None else gives()
+
+    def give_an_error(self) -> None:
+        self.gives = lambda: Raises(OSError("from pickling"))
+
+    def give_what_does_not_unpickle(self) -> None:
+        self.gives = FailsToUnpickle
+
+    def give_much(self) -> None:
+        self.gives = lambda: b"x" * 20_000_000
+
+
+class Large(Adder):
+    """Has a state of 20 MB, and says which messages it handled."""
+
+    def state(self) -> Dict[str, Any]:
+        return {"total": self.total, "pid": os.getpid(), "much": b"x" * 20_000_000}
+
+
+class Forks(Adder):
+    """Leaves a child behind that keeps all descriptors open until the file ``end`` is there."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__()
+        self.end = end
+
+    def fork(self) -> None:
+        if os.fork() == 0:
+            until(lambda: os.path.exists(self.end))
+            os._exit(0)
+
+
+def run_a_pool_with_a_fork(fleet: str, method: str, busy: str) -> None:
+    """Run two workers, fork a child that stays, and say the pids of the workers and of the child."""
+    pool = shmstate.WorkerPool(fleet, {"w1": Adder, "w2": Adder}, start_method=method, interval=60)
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    if busy == "busy":
+        pool.send("w1", 5)
+    say(*pool.pids.values(), child)
+    wait_for_the_test()
+    signal.pause()
+
+
+def make_a_pool_in_a_daemonic_process(fleet: str, method: str) -> None:
+    """Make a pool in a daemonic process, and say how that failed."""
+    process = multiprocessing.get_context("fork").Process(target=_make_a_pool, args=(fleet, method), daemon=True)
+    process.start()
+    process.join()
+
+
+def _make_a_pool(fleet: str, method: str) -> None:
+    before = open_descriptors()
+    try:
+        shmstate.WorkerPool(fleet, {"w1": Adder}, start_method=method)
+    except shmstate.InvalidOption as error:
+        say(open_descriptors() - before, error)
+
+
+def end_the_first_thread() -> None:
+    """End the first thread of the process, while another one runs on."""
+    threading.Thread(
+        target=lambda: [say("here"), signal.pthread_sigmask(signal.SIG_BLOCK, ()), time.sleep(PATIENCE)]
+    ).start()
+    ctypes.CDLL(None).syscall(60, 0)  # exit(2): of this thread alone
+
+
+def run_a_pool_in_a_namespace(fleet: str) -> None:
+    """Run a worker in a pid namespace of its own until it has looked for its pool twice; say whether it lives."""
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000000) != 0:
+        say("not permitted")
+        return
+    with shmstate.WorkerPool(fleet, {"w1": Adder}, start_method="fork", interval=0.01) as pool:
+        began = time.monotonic()
+        until(lambda: time.monotonic() > began + 2.5)
+        say("alive" if pool.query("w1").alive and pool.ask("w1", timeout=10)["total"] == 0 else "ended")

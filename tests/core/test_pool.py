@@ -5,7 +5,11 @@ import math
 import multiprocessing
 import os
 import pickle
+import re
+import select
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +22,7 @@ import pytest
 
 from shmstate import (
     Codec,
+    EncodeError,
     InvalidName,
     InvalidOption,
     StateReader,
@@ -25,6 +30,7 @@ from shmstate import (
     UnknownWorker,
     WorkerDied,
     WorkerPool,
+    ownership,
     wire,
 )
 from shmstate import member as member_module
@@ -284,6 +290,85 @@ def test_a_death_never_hides_what_ended_the_block(prefix: str) -> None:
 
 
 # Restarts.
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("fail", "died with exit code 1; .*with this error:.*Traceback.*LookupError: from the machine"),
+        ("exit", "died with exit code 5; "),
+        ("die", "died of SIGKILL; "),
+    ],
+)
+def test_each_restart_is_logged_and_calls_back_with_how_the_worker_died(
+    prefix: str, method: str, way: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: List[Any] = []
+
+    def called_back(*arguments: Any) -> None:
+        calls.append(arguments)
+        raise LookupError("from the callback")
+
+    with WorkerPool(
+        prefix, {"w1": Adder}, start_method=method, interval=0.005, restarts=2, on_restart=called_back
+    ) as pool:
+        pids = []
+        for deaths in range(1, 4):
+            pids.append(pool.pids["w1"])
+            pool.send("w1", way)
+            until(lambda: has_ended(pids[-1]))
+            if deaths < 3:
+                pool.send("w1", 1)
+                until(lambda: len(calls) == deaths)  # noqa: B023
+
+        with pytest.raises(WorkerDied, match="(?s)" + said) as raised:
+            pool.send("w1", 1)
+
+    assert "restarts used: 2 of 2" in str(raised.value)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 3
+    for used, (warning, pid) in enumerate(zip(warnings, pids)):
+        assert re.match(f"(?s)worker 'w1' .pid {pid}. {said}", warning)
+        assert f"restarts used: {used} of 2" in warning
+    assert [warning.splitlines()[-1] for warning in warnings] == [
+        "Starting it again: restart 1 of 2",
+        "Starting it again: restart 2 of 2",
+        "It is not started again",
+    ]
+    assert [(worker, str(death)) for worker, death in calls] == [
+        ("w1", "\n".join(warning.split("\n")[:-1])) for warning in warnings[:2]
+    ]
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.exc_info[1].args for record in errors if record.exc_info and record.exc_info[1]] == [
+        ("from the callback",)
+    ] * 2
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_callback_may_send_and_may_close_the_pool(prefix: str, method: str) -> None:
+    done = threading.Event()
+
+    def send_and_close(worker: str, _death: WorkerDied) -> None:
+        pool.send(worker, 3)
+        pool.shutdown()
+        done.set()
+
+    pool = WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=0.005, restarts=1, on_restart=send_and_close)
+    kill(pool, "w1")
+    until(lambda: done.is_set() or pool.query("w1") is None)
+
+    assert total(pool, "w1") == 3
+    pool.close()
+
+
+def test_a_real_time_signal_is_named_by_its_number(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        os.kill(pool.pids["w1"], signal.SIGRTMIN + 3)
+        until(lambda: has_ended(pool.pids["w1"]))
+
+        with pytest.raises(WorkerDied, match=f"died of signal {signal.SIGRTMIN + 3}; restarts used: 0 of 0"):
+            pool.send("w1", 1)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -662,6 +747,285 @@ def test_shutdown_does_not_wait_for_a_thread_that_waits_for_room(prefix: str) ->
     pool.close()
 
 
+# Messages and answers that do not come through.
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize(
+    "error",
+    [OSError("x"), BrokenPipeError("x"), TimeoutError("x"), EOFError("x"), RecursionError("x"), ValueError("x")],
+)
+def test_what_pickling_a_message_raises_comes_out_and_other_messages_arrive(
+    prefix: str, method: str, error: BaseException
+) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method=method, interval=0.005, restarts=1) as pool:
+        for message in (children.Raises(error), [b"x" * 200_000, children.Raises(error)]):
+            with pytest.raises(type(error), match=r"^x$"):
+                pool.send("w1", message, timeout=5)
+            pool.send("w1", 1, timeout=5)
+
+        until(lambda: total(pool, "w1") == 2)
+        assert pool.restarted == {"w1": 0}
+
+
+def test_a_closed_connection_in_a_message_is_an_error_of_its_send(prefix: str) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    theirs.close()
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        with pytest.raises(OSError, match="closed"):
+            pool.send("w1", ours, timeout=5)
+        pool.send("w1", 3, timeout=5)
+
+        until(lambda: total(pool, "w1") == 3)
+
+
+def test_a_message_that_does_not_unpickle_ends_the_worker_with_its_traceback(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", children.FailsToUnpickle())
+        until(lambda: has_ended(pool.pids["w1"]))
+
+        with pytest.raises(WorkerDied, match=r"(?s)exit code 1; .*OSError: from unpickling"):
+            pool.send("w1", 1)
+
+
+def test_an_answer_that_does_not_pickle_or_unpickle_is_an_error_of_its_question(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": children.Asked}, start_method="fork", interval=60) as pool:
+        for give, error, said in (
+            ("give_an_error", EncodeError, "(?s)'w1' could not give.*OSError: from pickling"),
+            ("give_what_does_not_unpickle", OSError, "from unpickling"),
+        ):
+            pool.send("w1", give)
+            with pytest.raises(error, match=said):
+                until(lambda: pool.ask("w1", timeout=10)["total"] is None)
+            assert pool.ask("w1", timeout=10) == {"total": 0}
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_an_answer_that_comes_too_late_delays_no_message(prefix: str, method: str) -> None:
+    with WorkerPool(prefix, {"w1": children.Large}, start_method=method, interval=0.01, max_size=1 << 25) as pool:
+        for number in range(1, 4):
+            with pytest.raises(TimeoutError, match=r"no answer within 0.002 seconds"):
+                pool.ask("w1", timeout=0.002)
+            pool.send("w1", 1, timeout=10)
+            until(lambda number=number: total(pool, "w1") == number)  # type: ignore[misc]
+
+        answer = pool.ask("w1", timeout=20)
+        assert (answer["total"], len(answer["much"])) == (3, 20_000_000)
+        pool.send("w1", 1)
+        with pytest.raises(TimeoutError):
+            pool.ask("w1", timeout=0.002)
+    assert not multiprocessing.active_children()
+
+
+def test_a_machine_that_fails_after_an_answer_was_not_read_is_an_error_with_its_traceback(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": children.Asked}, start_method="fork", interval=60) as pool:
+        pool.send("w1", "give_much")
+        with pytest.raises(TimeoutError):
+            for _ in range(1000):
+                pool.ask("w1", timeout=0.001)
+        pool.send("w1", "fail")
+        until(lambda: has_ended(pool.pids["w1"]))
+
+        with pytest.raises(WorkerDied, match="LookupError: from the machine"):
+            pool.send("w1", 1)
+
+
+def test_questions_to_a_stopped_worker_never_wait_for_room(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        os.kill(pool.pids["w1"], signal.SIGSTOP)
+        for _ in range(2000):  # more than the channel takes
+            with pytest.raises(TimeoutError):
+                pool.ask("w1", timeout=0)
+        os.kill(pool.pids["w1"], signal.SIGCONT)
+
+        assert pool.ask("w1", timeout=20)["total"] == 0
+
+
+class FromAHandler(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt, FromAHandler, OSError, BrokenPipeError, TimeoutError, EOFError],
+)
+def test_a_send_that_is_interrupted_is_dropped_whole_and_later_ones_arrive(prefix: str, error: Any) -> None:
+    def interrupt(*_: Any) -> None:
+        raise error("interrupted")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+            for number in range(1, 4):
+                os.kill(pool.pids["w1"], signal.SIGSTOP)
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                with pytest.raises(error, match="interrupted"):
+                    pool.send("w1", b"x" * 5_000_000)
+                os.kill(pool.pids["w1"], signal.SIGCONT)
+                pool.send("w1", 1, timeout=20)
+                until(lambda number=number: total(pool, "w1") == number)  # type: ignore[misc]
+            assert pool.restarted == {"w1": 0}
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+FILES = ("pool.py", "member.py", "wire.py")
+
+
+def interrupted_at(step: int, call: Callable[[], object]) -> bool:
+    """Run ``call`` with an exception before the bytecode ``step`` that shmstate runs; returns whether it had so many."""
+    left = step
+
+    def trace(frame: Any, event: str, _argument: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(FILES) or "shmstate" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                raise FromAHandler
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except FromAHandler:
+        return True
+    finally:
+        sys.settrace(None)
+    return left <= 0
+
+
+def test_an_exception_at_any_bytecode_of_send_or_ask_harms_no_later_call(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool, ThreadPoolExecutor(1) as other:  # type: ignore[arg-type]
+        long = b"x" * 10_000
+        step = 1
+        while interrupted_at(step, lambda: pool.send("w1", long)) | interrupted_at(step, lambda: pool.ask("w1")):
+            before = pool.ask("w1", timeout=20)["total"]
+            assert before % 10_000 == step - 1
+            other.submit(pool.send, "w1", 1, 20).result()
+            until(lambda: other.submit(pool.ask, "w1", 20).result()["total"] % 10_000 == step)  # noqa: B023
+            step += 1
+
+        assert step > 100
+        assert pool.restarted == {"w1": 0}
+
+
+def test_a_signal_handler_may_send_and_ask_in_the_middle_of_a_send(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+
+        def send_and_go_on(*_: Any) -> None:
+            with suppress(TimeoutError):
+                pool.ask("w1", timeout=0)
+            with suppress(TimeoutError):  # the inbox is full
+                pool.send("w1", b"x" * 100_000, timeout=0.01)
+            os.kill(pool.pids["w1"], signal.SIGCONT)
+            pool.send("w1", b"x" * 300_000)
+
+        before = signal.signal(signal.SIGALRM, send_and_go_on)
+        try:
+            os.kill(pool.pids["w1"], signal.SIGSTOP)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            pool.send("w1", b"x" * 1_000_000)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+        until(lambda: total(pool, "w1") == 1_300_000)
+
+
+def test_a_message_larger_than_the_pipe_to_a_stopped_worker_is_a_timeout_and_never_handled(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        os.kill(pool.pids["w1"], signal.SIGSTOP)
+        with pytest.raises(TimeoutError, match=r"'w1': its inbox was full for 0.05 seconds"):
+            pool.send("w1", b"x" * 5_000_000, timeout=0.05)
+        os.kill(pool.pids["w1"], signal.SIGCONT)
+        pool.send("w1", 7)
+
+        until(lambda: total(pool, "w1") == 7)
+        assert pool.ask("w1")["handled"] == [7]
+
+
+def test_a_thread_that_sends_without_a_limit_does_not_hold_up_one_with_a_limit(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool, ThreadPoolExecutor(1) as other:  # type: ignore[arg-type]
+        os.kill(pool.pids["w1"], signal.SIGSTOP)
+        sending = other.submit(pool.send, "w1", b"x" * 1_000_000)
+        with pytest.raises(TimeoutError, match="'w1'"):
+            until(lambda: pool.send("w1", b"x" * 10_000, timeout=0.05))
+        os.kill(pool.pids["w1"], signal.SIGCONT)
+        sending.result()
+
+        until(lambda: total(pool, "w1") >= 1_000_000)
+
+
+def test_threads_that_send_large_messages_while_others_time_out_lose_none(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+
+        def send_some(size: int) -> int:
+            sent = 0
+            for number in range(40):
+                with suppress(TimeoutError):
+                    pool.send("w1", b"x" * size, timeout=None if number % 2 else 0.0005)
+                    sent += size
+            return sent
+
+        with ThreadPoolExecutor(4) as threads:
+            sent = sum(threads.map(send_some, (10, 5_000, 150_000, 700_000)))
+
+        assert sent >= 20 * 855_010
+        until(lambda: total(pool, "w1") == sent)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_worker_that_dies_in_the_middle_of_a_message_leaves_it_whole_to_its_successor(
+    prefix: str, method: str
+) -> None:
+    with WorkerPool(prefix, {"w1": Restored}, start_method=method, interval=0.005, restarts=1) as pool:
+        os.kill(pool.pids["w1"], signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as other:
+            sending = other.submit(pool.send, "w1", b"x" * 1_000_000)
+            until(lambda: wire.wait_for(pool._members["w1"].ends[0], select.POLLOUT, 0) is False)
+            kill(pool, "w1")
+            sending.result(60)
+
+        until(lambda: total(pool, "w1") == 1_000_000)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), -1, "1"])
+@pytest.mark.parametrize("call", ["send", "ask", "shutdown"])
+def test_a_timeout_that_is_no_time_is_refused(prefix: str, call: str, timeout: Any) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        arguments = {"send": ("w1", 1), "ask": ("w1",), "shutdown": ()}[call]
+        with pytest.raises(InvalidOption, match="timeout="):
+            getattr(pool, call)(*arguments, timeout=timeout)
+        for limit in (float("inf"), 2.0**70):
+            pool.send("w1", 1, timeout=limit)
+            pool.ask("w1", timeout=limit)
+
+
+def test_a_child_of_a_worker_that_stays_does_not_hide_the_workers_death(prefix: str, tmp_path: Path) -> None:
+    end = tmp_path / "end"
+    with WorkerPool(prefix, {"w1": partial(children.Forks, str(end))}, **QUICK) as pool:  # type: ignore[arg-type]
+        pool.send("w1", "fork")
+        pool.send("w1", "hang")
+        until(lambda: is_busy(pool))
+        with ThreadPoolExecutor(2) as other:
+            asking = other.submit(pool.ask, "w1")
+            sending = other.submit(pool.send, "w1", b"x" * 1_000_000)
+            until(lambda: wire.wait_for(pool._members["w1"].ends[0], select.POLLOUT, 0) is False)
+            kill(pool, "w1")
+
+            for call in (asking, sending):
+                with pytest.raises(WorkerDied, match="of SIGKILL"):
+                    call.result(30)
+        end.touch()
+        pool.shutdown(timeout=30)
+        path = f"{SHM_DIR}/shmstate.{prefix}.w1"
+        until(lambda: not os.path.exists(path) or ownership.remove_if_dead(path, f"{prefix}.w1"))
+
+
 # Pools that end as they should not.
 
 
@@ -744,3 +1108,91 @@ def test_however_a_pool_is_let_go_of_nothing_is_left(prefix: str, how_it_ends: s
     assert all(has_ended(int(pid)) for pid in pids.split())
     assert segments(prefix) == []
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("busy", ["busy", "idle"])
+def test_workers_whose_pool_was_killed_do_not_wait_for_a_child_of_it(
+    start: Start, prefix: str, method: str, busy: str
+) -> None:
+    child = start(children.run_a_pool_with_a_fork, prefix, method, busy)
+    *pids, fork = (int(pid) for pid in child.line().split())
+    try:
+        child.kill()
+
+        until(lambda: all(map(has_ended, pids)))
+        assert not has_ended(fork)
+        until(lambda: segments(prefix) == [])
+    finally:
+        os.kill(fork, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_daemonic_process_is_refused_a_pool_and_nothing_is_left(prefix: str, method: str) -> None:
+    done = run(children.make_a_pool_in_a_daemonic_process, prefix, method)
+
+    assert done.code == 0
+    assert re.match(rf"0 fleet '{prefix}': process .* is daemonic.* daemon=False", done.out)
+    assert (segments(prefix), done.err) == ([], "")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_script_without_a_main_guard_is_an_error_that_names_the_guard(
+    prefix: str, method: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import shmstate\n"
+        "class Machine:\n"
+        "    def handle(self, message): pass\n"
+        "    def state(self): return 1\n"
+        f"shmstate.WorkerPool({prefix!r}, {{'w1': Machine, 'w2': Machine}}, start_method={method!r})\n"
+    )
+
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, cwd=children.ROOT)
+
+    assert done.returncode == 1
+    last = [line for line in done.stderr.splitlines() if line.startswith("shmstate.errors.")]
+    assert any(line.startswith("shmstate.errors.InvalidOption: fleet") and "__main__" in line for line in last)
+    assert last[-1].startswith("shmstate.errors.WorkerDied: worker 'w1'")
+    assert 'if __name__ == "__main__"' in last[-1]
+    assert "RuntimeError" not in done.stderr
+    assert segments(prefix) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_in_close_still_ends_all_workers_and_leaves_nothing(
+    prefix: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder, "w2": Adder}, start_method=method, interval=0.005)
+    pool.send("w1", "hang")
+    until(lambda: is_busy(pool))
+    stop_soon, stopped = Member.stop_soon, []
+
+    def stop_soon_and_interrupt(member: Member, timeout: float) -> None:
+        stop_soon(member, timeout)
+        stopped.append(member.name)
+        if len(stopped) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Member, "stop_soon", stop_soon_and_interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.close()
+
+    assert all(map(has_ended, pool.pids.values()))
+    assert segments(prefix) == []
+    pool.close()
+
+
+def test_close_in_two_threads_returns_when_all_has_ended(prefix: str) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder, "w2": Adder}, **QUICK)  # type: ignore[arg-type]
+    pool.send("w1", b"x" * 3_000_000)
+    pids = list(pool.pids.values())
+
+    def close_and_look(_: int) -> bool:
+        pool.close()
+        return all(map(has_ended, pids))
+
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(close_and_look, range(3)))
