@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import select
 import signal
-import threading
 import time
-from collections import deque
 from contextlib import contextmanager, suppress
-from itertools import repeat
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
@@ -18,23 +14,8 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 from shmstate import memory, ownership, worker
 from shmstate.errors import EncodeError, InvalidOption, ShmStateError, WorkerDied
 from shmstate.lifeline import Lifeline
-from shmstate.wire import Broken, Inlet, Outlet, packet_channel, wait_for
-
-_LOOK_UP = 0.05  # seconds between two looks at whether a wait is still wanted, and its worker alive
-_END_GRACE = 2.0  # seconds that a worker with a closed channel gets to end by itself
-_LONGEST_LOCK_WAIT = 3600.0
-_NONE = repeat(None)
-
-GUARD = 'a script must build its pool under `if __name__ == "__main__":`, because each worker imports the script'
-
-
-def deadline_after(timeout: Optional[float]) -> float:
-    """Return the moment until which to wait. Raises InvalidOption."""
-    if timeout is None:
-        return math.inf
-    if not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise InvalidOption(f"timeout={timeout!r}: seconds, 0 or more, or None to wait without a limit")
-    return time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
+from shmstate.runs import END_GRACE, GUARD, LOOK_UP, OutOfTime, Run, Turn, deadline_after
+from shmstate.wire import Broken, packet_channel, wait_for
 
 
 @contextmanager
@@ -52,138 +33,6 @@ def _ctrl_c_put_off() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class OutOfTime(Exception):
-    """The deadline passed. Not TimeoutError: a signal handler may raise that, and it must come out."""
-
-
-def join(process: Any, seconds: float) -> None:
-    """Wait for the end of a process. Its own end of file is not enough: a process that it forked delays that."""
-    deadline = time.monotonic() + seconds
-    while process.is_alive() and time.monotonic() < deadline:
-        process.join(max(0.0, min(_LOOK_UP, deadline - time.monotonic())))
-
-
-class Turn:
-    """A lock that is taken within a time limit, and given back whatever exception arrives meanwhile."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may send in the middle of a send
-
-    @contextmanager
-    def within(self, deadline: float) -> Iterator[bool]:
-        """Wait for the lock until ``deadline``, hold it in the block, and yield whether it was had."""
-        # In C from the lock to the list, and from the list to the lock: no signal handler runs in between.
-        taken: List[bool] = []
-        given_back = iter(taken)
-        try:
-            try:
-                while not taken:
-                    left = min(deadline - time.monotonic(), _LONGEST_LOCK_WAIT)
-                    taken.extend(filter(None, map(self._lock.acquire, (True,), (max(0.0, left),))))
-                    if left <= 0:
-                        break
-                yield bool(taken)
-            finally:
-                deque(map(self._lock.__exit__, given_back, _NONE, _NONE), 0)
-        finally:  # again, for an exception at the beginning of the first
-            deque(map(self._lock.__exit__, given_back, _NONE, _NONE), 0)
-
-
-class Run:
-    """One process of a worker, and the pool's ends of its channels."""
-
-    def __init__(self, name: str, process: Any, ends: worker.Ends) -> None:
-        self.name = name
-        self.process = process
-        self.ends = ends
-        self.inbox = Outlet(ends.inbox)
-        self.questions = Outlet(ends.control)
-        self.answers = Inlet(ends.control)
-        self.is_broken = False  # whether it closed a channel, which counts as its end
-        self._reports = Inlet(ends.report)
-        self._reporting = threading.RLock()
-        self._is_ready = False
-        self._last_words: Optional[str] = None
-        self._has_ended_well = False
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process runs and listens."""
-        return not self.is_broken and self.process.is_alive()
-
-    def is_ready(self) -> bool:
-        """Return whether its first state is published. Raises Broken if it died before."""
-        self._read_reports()
-        if not self._is_ready and (self._last_words is not None or not self.is_running):
-            self._read_reports()  # what it wrote between the two looks
-            if not self._is_ready:
-                raise Broken
-        return self._is_ready
-
-    def has_ended_well(self) -> bool:
-        """Return whether a process that has ended had published its last state before, as it was asked to."""
-        self._read_reports()
-        return self._has_ended_well or self.process.exitcode in (0, 128 + signal.SIGTERM)
-
-    def _read_reports(self) -> None:
-        with self._reporting, suppress(Broken):
-            report = self._reports.read()
-            while report is not None:
-                kind, detail = ForkingPickler.loads(report)
-                if kind == worker.READY:
-                    self._is_ready = True
-                elif kind == worker.ENDED:
-                    self._has_ended_well = True
-                else:
-                    self._last_words = detail
-                report = self._reports.read()
-
-    def end(self) -> None:
-        """Wait for the end of a process that has closed a channel. One that stays without it is killed."""
-        self.is_broken = True
-        join(self.process, _END_GRACE)
-        if self.process.is_alive():
-            self.process.kill()
-            join(self.process, _END_GRACE)
-
-    def obituary(self, used: int, allowed: int, when: str = "") -> str:
-        """Describe how the process ended, after it has."""
-        self._read_reports()
-        code = self.process.exitcode
-        restarts = f"restarts used: {used} of {allowed}"
-        text = f"worker {self.name!r} (pid {self.process.pid}) died {when}{_way_out(code)}; {restarts}"
-        if self._last_words:
-            return f"{text}; with this error:\n\n{self._last_words}"
-        if not self._is_ready and code == 1:
-            return f"{text}. It ended before it could report why: see its error output. One cause: {GUARD}"
-        return text
-
-    def wait(self, end: Any, events: int, left: float) -> None:
-        """Wait for a channel, for a short time; the caller looks again. Raises Broken if the process has ended."""
-        if not wait_for(end, events, min(_LOOK_UP, left)) and not self.is_running:
-            raise Broken  # a process that it forked may keep its ends open
-
-    def close(self) -> None:
-        """Close the pool's ends. Idempotent."""
-        for end in self.ends:
-            end.close()
-
-
-def _way_out(code: Optional[int]) -> str:
-    if code is None:
-        return "in an unknown way, because something else collected its exit code"
-    if code > 128:
-        return f"with exit code {code} (the code of a program that ends on {_signal_name(code - 128)})"
-    return f"with exit code {code}" if code >= 0 else f"of {_signal_name(-code)}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 class Member:
     """A worker by name, through all the processes that are it in turn."""
 
@@ -197,6 +46,7 @@ class Member:
         self.questions = 0
         self.restarts = 0
         self.died: Optional[WorkerDied] = None
+        self.is_given_up = False  # whether it died and has no restart left
         self.told = False  # whether a caller got the death as an error
 
     @property
@@ -211,8 +61,8 @@ class Member:
 
     @property
     def needs_replacing(self) -> bool:
-        """Whether it died and that was not dealt with yet."""
-        return self.died is None and not self.is_running
+        """Whether it died and was not given up. True again after an exception cut a restart short."""
+        return not self.is_given_up and not self.is_running
 
     @property
     def ends(self) -> List[Any]:
@@ -276,9 +126,8 @@ class Member:
                         f"worker {self.name!r} (pid {run.process.pid}) has published nothing within {timeout} seconds of"
                         f" its start; raise start_timeout if it needs longer"
                     )
-                wait_for(run.ends.report, select.POLLIN, _LOOK_UP)
+                wait_for(run.ends.report, select.POLLIN, LOOK_UP)
         except Broken:
-            run.end()
             raise self.bury() from None
 
     def write(self, message: bytes, deadline: float, given_up: Callable[[], bool]) -> None:
@@ -366,8 +215,9 @@ class Member:
 
     def bury(self) -> WorkerDied:
         """Note how it died and close its channels. With ``turn`` held, or before others know of the pool."""
+        self._present().end()
         death = self.record_death()
-        self.close_ends(_END_GRACE)
+        self.close_ends(END_GRACE)
         return death
 
     def close_ends(self, patience: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import os
 import threading
 import time
 from collections import deque
@@ -20,8 +21,9 @@ from shmstate.ending import Ending
 from shmstate.errors import InvalidOption, ShmStateError, UnknownWorker, WorkerDied
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
 from shmstate.lifeline import Lifeline
-from shmstate.member import GUARD, Member, OutOfTime, deadline_after, join
+from shmstate.member import Member
 from shmstate.query import Answer, QueryService, state_name
+from shmstate.runs import GUARD, OutOfTime, deadline_after, join
 from shmstate.sync import DEFAULT_INTERVAL
 from shmstate.wire import Broken
 
@@ -85,6 +87,8 @@ class WorkerPool:
             raise InvalidOption(f"interval={interval}: seconds, above 0")
         if not isinstance(restarts, int) or restarts < 0:
             raise InvalidOption(f"restarts={restarts!r}: a whole number, 0 or more")
+        if on_restart is not None and not callable(on_restart):
+            raise InvalidOption(f"on_restart={on_restart!r}: a function of a worker's name and a WorkerDied, or None")
         if not start_timeout > 0:
             raise InvalidOption(f"start_timeout={start_timeout}: seconds, above 0")
         _require_that_workers_may_start(fleet)
@@ -155,8 +159,14 @@ class WorkerPool:
     def _supervise_always(self) -> None:
         while not self._stopping.is_set():
             try:
-                watched = [member.process.sentinel for member in self._members.values() if not member.died]
-                connection.wait([*watched, self._wake_reader], _LOOK_AT_WORKERS)
+                runs = {
+                    run.process.sentinel: run
+                    for run in (member.run for member in self._members.values() if not member.is_given_up)
+                    if run is not None
+                }
+                for sentinel in connection.wait([*runs, self._wake_reader], _LOOK_AT_WORKERS):
+                    if sentinel in runs:  # the end is certain, even where no exit code can be had
+                        runs[sentinel].is_broken = True
                 self.supervise()
             except BaseException:  # an exception for this thread, or from user code; the others still need it
                 _log.exception("pool %r: supervision failed; will try again", self.fleet)
@@ -179,6 +189,7 @@ class WorkerPool:
                 self._restarted.append((member.name, death))
                 death = self._try_again(member)
             if death is not None:
+                member.is_given_up = True
                 _log.warning("%s\nIt is not started again", death)
         if member.died is not None:
             raise member.failure()
@@ -209,7 +220,7 @@ class WorkerPool:
         this raises is never handled, not even in part, unless the exception came from outside (a signal handler) just
         after the last byte. What pickling the message raises comes out unchanged. Raises UnknownWorker, WorkerDied.
         """
-        member = self._member(worker_name)
+        member = self._own_member(worker_name)
         pickled = bytes(ForkingPickler.dumps((worker.MESSAGE, message)))
         deadline = deadline_after(timeout)
         try:
@@ -247,7 +258,7 @@ class WorkerPool:
         This is the road that ``query`` replaces, for comparison, and for a state newer than the last published.
         Raises TimeoutError, UnknownWorker, WorkerDied.
         """
-        member = self._member(worker_name)
+        member = self._own_member(worker_name)
         self._supervise_without_a_thread()
         return member.ask(timeout)
 
@@ -272,6 +283,15 @@ class WorkerPool:
             raise UnknownWorker(
                 f"this pool has no worker {name!r}; it has {', '.join(map(repr, self._members))}"
             ) from None
+
+    def _own_member(self, name: str) -> Member:
+        """Return a worker that is to be talked to, which the pool's own process alone can do. Raises WorkerDied."""
+        if os.getpid() != self._lifeline.pid:
+            raise WorkerDied(
+                f"worker {name!r}: process {os.getpid()} was forked from the pool's process {self._lifeline.pid}, which alone"
+                f" can reach the workers; send from there, or make a pool of another name here"
+            )
+        return self._member(name)
 
     def shutdown(self, timeout: float = 10.0) -> None:
         """Let the workers handle what is in their inboxes, publish their last state, and end. Idempotent.

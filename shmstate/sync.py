@@ -139,10 +139,8 @@ class StateSync:
             if self._pace.wait(now, self._asked) <= 0:
                 asked, self._asked = self._asked, False
                 self._count(overruns=self._pace.begin(now) - 1)
-                if asked or self._pace.interval is not None or self.error is not None:
-                    self._guarded_step()
-                else:
-                    self._writer.beat()
+                is_step = asked or self._pace.interval is not None or self.error is not None
+                self._guarded(self._publish_if_changed if is_step else self._writer.beat)
                 self._count(overruns=self._pace.end(time.monotonic()))
             return min(max(0.0, self._pace.wait(time.monotonic(), self._asked)), LONGEST_WAIT)
 
@@ -152,9 +150,9 @@ class StateSync:
             self._asked = False
             self._publish_if_changed()
 
-    def _guarded_step(self) -> None:
+    def _guarded(self, step: Callable[[], None]) -> None:
         try:
-            self._publish_if_changed()
+            step()
         except WriterClosed:
             raise
         except Exception as error:

@@ -36,6 +36,7 @@ ORDER = (
     ("query", "sync", "instant"),
     ("wire", "lifeline"),
     ("worker",),
+    ("runs",),
     ("member",),
     ("pool",),
     ("__init__",),

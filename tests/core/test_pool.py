@@ -870,7 +870,7 @@ def test_a_send_that_is_interrupted_is_dropped_whole_and_later_ones_arrive(prefi
         signal.signal(signal.SIGALRM, before)
 
 
-FILES = ("pool.py", "member.py", "wire.py")
+FILES = ("pool.py", "member.py", "runs.py", "wire.py")
 
 
 def interrupted_at(step: int, call: Callable[[], object]) -> bool:
@@ -1196,3 +1196,54 @@ def test_close_in_two_threads_returns_when_all_has_ended(prefix: str) -> None:
 
     with ThreadPoolExecutor(3) as threads:
         assert all(threads.map(close_and_look, range(3)))
+
+
+def test_a_forked_child_cannot_send_or_ask_and_harms_no_message(prefix: str) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, **QUICK) as pool:  # type: ignore[arg-type]
+        child = os.fork()
+        if child == 0:
+            said = []
+            for call in (lambda: pool.send("w1", 1), lambda: pool.ask("w1")):
+                with suppress(WorkerDied):
+                    said.append(call())
+            os._exit(len(said))
+
+        assert os.waitpid(child, 0)[1] == 0
+        pool.send("w1", 2)
+        until(lambda: total(pool, "w1") == 2)
+
+
+def test_an_exception_that_cuts_a_restart_short_leaves_the_worker_to_the_next_call(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = Member.launch
+
+    def be_interrupted(*_: Any) -> None:
+        monkeypatch.setattr(Member, "launch", launch)
+        raise KeyboardInterrupt
+
+    with WorkerPool(prefix, {"w1": Adder}, restarts=3, **QUICK) as pool:  # type: ignore[arg-type]
+        kill(pool, "w1")
+        monkeypatch.setattr(Member, "launch", be_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.send("w1", 1)
+
+        pool.send("w1", 2)
+        until(lambda: total(pool, "w1") == 2)
+
+
+def test_a_supervisor_survives_what_an_attempt_raises(
+    prefix: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    launch = Member.launch
+
+    def fail(*_: Any) -> None:
+        monkeypatch.setattr(Member, "launch", launch)
+        raise SystemExit
+
+    with WorkerPool(prefix, {"w1": Adder}, start_method="forkserver", restarts=3) as pool:
+        monkeypatch.setattr(Member, "launch", fail)
+        kill(pool, "w1")
+
+        until(lambda: pool._members["w1"].is_running)
+        assert "supervision failed" in caplog.text

@@ -8,7 +8,16 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
 
-from shmstate import EncodeError, InvalidOption, StateReader, StateSync, StateWriter, SyncStats, WriterClosed
+from shmstate import (
+    EncodeError,
+    InvalidOption,
+    StateNotFound,
+    StateReader,
+    StateSync,
+    StateWriter,
+    SyncStats,
+    WriterClosed,
+)
 from shmstate.sync import _Pace
 from tests.core.children import PATIENCE, until
 
@@ -326,6 +335,65 @@ def test_without_an_interval_an_error_is_tried_again_at_the_heartbeat(pair: Pair
     until(lambda: sync.poll() and sync.error is None)
 
     assert pair[1].get() == "fine"
+
+
+@pytest.mark.parametrize("interval", [None, 0.005])
+@pytest.mark.parametrize("runs_in", ["thread", "task", "own loop"])
+def test_a_typed_error_of_the_writer_is_kept_and_logged_once_and_the_steps_go_on(
+    pair: Pair,
+    interval: Optional[float],
+    runs_in: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer, _ = pair
+    sync = StateSync(writer, Source("unchanged"), interval=interval, heartbeat=0.005)
+
+    def lose_the_name() -> None:
+        def fail(*_: Any) -> Any:
+            raise StateNotFound("the name was removed")
+
+        monkeypatch.setattr(StateWriter, "beat", fail)
+        monkeypatch.setattr(StateWriter, "publish_bytes", fail)
+
+    def give_it_back() -> None:
+        assert isinstance(sync.error, StateNotFound)
+        monkeypatch.undo()
+
+    async def in_a_task() -> None:
+        async def soon(condition: Callable[[], object]) -> None:
+            for _ in range(int(PATIENCE / 0.002)):
+                if condition():
+                    return
+                await asyncio.sleep(0.002)
+            raise AssertionError("not in time")
+
+        async with sync:
+            await soon(lambda: sync.stats.published)
+            lose_the_name()
+            await soon(lambda: sync.stats.errors >= 3)
+            give_it_back()
+            await soon(lambda: sync.error is None)
+
+    if runs_in == "task":
+        asyncio.run(in_a_task())
+    elif runs_in == "thread":
+        with sync:
+            until(lambda: sync.stats.published)
+            lose_the_name()
+            until(lambda: sync.stats.errors >= 3)
+            give_it_back()
+            until(lambda: sync.error is None)
+    else:
+        until(lambda: sync.poll() and sync.stats.published)
+        lose_the_name()
+        until(lambda: sync.poll() and sync.stats.errors >= 3)
+        give_it_back()
+        until(lambda: sync.poll() and sync.error is None)
+
+    logged = [record for record in caplog.records if record.exc_info]
+    assert len(logged) == 1
+    assert "was not published; will try again" in logged[0].getMessage()
 
 
 def test_a_closed_writer_ends_a_loop_of_your_own(pair: Pair) -> None:
