@@ -354,7 +354,6 @@ def test_a_typed_error_of_the_writer_is_kept_and_logged_once_and_the_steps_go_on
             raise StateNotFound("the name was removed")
 
         monkeypatch.setattr(StateWriter, "beat", fail)
-        monkeypatch.setattr(StateWriter, "publish_bytes", fail)
 
     def give_it_back() -> None:
         assert isinstance(sync.error, StateNotFound)
