@@ -39,7 +39,7 @@ from shmstate.errors import (
 from shmstate.instant import Instant, snapshot
 from shmstate.loan import Loan
 from shmstate.pool import WorkerPool
-from shmstate.query import Answer, QueryService
+from shmstate.query import Answer, Answers, QueryService
 from shmstate.reader import Encoded, History, Snapshot, StateReader
 from shmstate.records import record
 from shmstate.registry import StateInfo, list_states, reclaim
@@ -52,6 +52,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "Answers",
     "Codec",
     "CodecMismatch",
     "CorruptSegment",

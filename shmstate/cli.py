@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
     reclaim = commands.add_parser("reclaim", help="remove states that dead writers left")
     reclaim.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="only names that begin so")
+    reclaim.add_argument("--exact", metavar="NAME", help="only the state of exactly that name")
     reclaim.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     reclaim.set_defaults(command=_reclaim)
 
@@ -329,14 +330,15 @@ def _reader(name: str, codec: Optional[str]) -> StateReader:
 
 
 def _reclaim(arguments: argparse.Namespace) -> int:
-    removed = shmstate.reclaim(arguments.prefix, dry_run=arguments.dry_run)
+    removed = shmstate.reclaim(arguments.prefix, name=arguments.exact, dry_run=arguments.dry_run)
     if arguments.json:
         print(json.dumps({"would_remove" if arguments.dry_run else "removed": removed}))
     else:
         for name in removed:
             print(f"{'would remove' if arguments.dry_run else 'removed'} {printable(name)}")
         if not removed:
-            print(f"nothing to remove{_beginning_with(arguments.prefix)}")
+            which = f" whose name is {arguments.exact!r}" if arguments.exact else _beginning_with(arguments.prefix)
+            print(f"nothing to remove{which}")
     return 0
 
 

@@ -29,7 +29,8 @@ def snapshot(readers: Iterable[StateReader], *, sweeps: int = DEFAULT_SWEEPS) ->
 
     Waits for nobody: states that move are read again, at once, and ``together`` says whether that came to an end. It
     takes writers that rest for longer than one sweep, about a microsecond a state and the time to copy what moved;
-    decoding comes after. Raises as ``read()`` of each, and InvalidOption.
+    decoding comes after. Raises as ``read()`` of each, and InvalidOption. All or nothing: one state that cannot be read
+    makes it raise, and the error names that state. The readers stay as they were; leave that one out and call again.
     """
     if sweeps < 1:
         raise InvalidOption(f"sweeps={sweeps}: it takes one at least")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Dict, List, NamedTuple, Optional, Type
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
 
+from shmstate import ownership
 from shmstate.codecs import CodecLike
-from shmstate.errors import InvalidOption, NotPublished, StateNotFound, UnknownWorker
+from shmstate.errors import InvalidOption, NotPublished, ShmStateError, StateNotFound, UnknownWorker
 from shmstate.layout import file_name
+from shmstate.memory import path_of
 from shmstate.reader import StateReader
-from shmstate.registry import state_names
+from shmstate.registry import MEMBER_ERRORS, problem_of, state_names
 
 DEFAULT_RECHECK = 0.05
+#: Workers that a service attaches before it first looks for those that are gone.
+_FIRST_SEARCH = 16
 
 
 class Answer(NamedTuple):
@@ -30,8 +36,16 @@ class Answer(NamedTuple):
     alive: bool
 
 
+class Answers(Dict[str, Answer]):
+    """The answers of a fleet by worker; ``problems`` has the error of each worker that could not be read."""
+
+    def __init__(self, *answers: Any, **named: Answer) -> None:
+        super().__init__(*answers, **named)
+        self.problems: Dict[str, ShmStateError] = {}
+
+
 class _Known:
-    """A worker we read, and what we last learned of its writer."""
+    """A worker we read, and what we last learned of its writer. The last use closes the reader."""
 
     __slots__ = ("alive", "looked", "reader")
 
@@ -39,6 +53,11 @@ class _Known:
         self.reader = reader
         self.alive = False
         self.looked = float("-inf")
+
+    def __del__(self) -> None:
+        # Each query holds this object while it reads, so no read is under way. The reader is part of a cycle: without
+        # this its memory would stay mapped until the next collection of garbage.
+        self.reader.close()
 
 
 def state_name(fleet: str, worker: str) -> str:
@@ -54,9 +73,11 @@ class QueryService:
     ``codec``    as for StateReader: None takes each writer's own, if reading it cannot run code
     ``recheck``  seconds for which an answer about a writer's life is believed; asking the kernel costs more than reading
 
-    Workers are attached when first asked for and stay attached: one that has closed or died still gives its last
-    state, with ``alive`` False, until the service is closed; one that comes back under its name is followed.
-    Threads may share a service. Raises InvalidName, InvalidOption.
+    ``keep_last``  the last answers of at most so many workers whose names are gone are kept, with ``alive`` False
+
+    Workers are attached when first asked for. A dead one gives its last state, with ``alive`` False, while its name is
+    there; one that comes back under its name is followed. A worker whose name is gone is forgotten, and its memory is
+    unmapped, at the latest at the next ``query_all()``. Threads may share a service. Raises InvalidName, InvalidOption.
     """
 
     def __init__(
@@ -66,43 +87,94 @@ class QueryService:
         codec: Optional[CodecLike] = None,
         trust_uid: Optional[int] = None,
         recheck: float = DEFAULT_RECHECK,
+        keep_last: int = 0,
     ) -> None:
         file_name(fleet)
         if not recheck >= 0:
             raise InvalidOption(f"recheck={recheck}: seconds, 0 or more")
+        if not isinstance(keep_last, int) or keep_last < 0:
+            raise InvalidOption(f"keep_last={keep_last!r}: a number of workers, 0 or more")
         self.fleet = fleet
         self._codec = codec
         self._trust_uid = trust_uid
         self._recheck = recheck
         self._known: Dict[str, _Known] = {}
         self._attaching = threading.Lock()
+        self._search_at = _FIRST_SEARCH
+        self._keep_last = keep_last
+        #: The last answers of workers that are gone, and when they were kept.
+        self._kept: OrderedDict[str, Tuple[Answer, float]] = OrderedDict()
 
     def workers(self) -> List[str]:
-        """The workers that have a state now or had one when last asked, sorted."""
+        """The workers that have a state now, and those whose last answer is kept, sorted."""
         prefix = self.fleet + "."
-        return sorted({*self._known, *(name[len(prefix) :] for name in state_names(prefix))})
+        return sorted({*self._kept.copy(), *(name[len(prefix) :] for name in state_names(prefix))})
 
     def query(self, worker: str) -> Answer:
         """The latest state of ``worker``.
 
         Raises UnknownWorker, NotPublished, and as StateReader: DecodeError, ReadTimeout, CodecMismatch, ...
         """
-        known = self._known.get(worker) or self._attach(worker)
+        known = self._known.get(worker)
+        if known is None:
+            try:
+                known = self._attach(worker)
+            except UnknownWorker:
+                kept = self._kept.get(worker)
+                if kept is None:
+                    raise
+                return _aged(*kept)
         now = time.monotonic()
         if now - known.looked >= self._recheck:
             known = self._look_after(worker, known, now)
         snapshot, staleness = known.reader.read_with_staleness()
         return Answer(worker, snapshot.value, snapshot.version, snapshot.age, staleness, known.alive)
 
-    def query_all(self) -> Dict[str, Answer]:
-        """The latest state of every worker that has published one; each is consistent in itself."""
-        answers = {}
-        for worker in self.workers():
+    def query_all(self) -> Answers:
+        """The latest state of every worker that has published one; each is consistent in itself.
+
+        A worker that cannot be read does not disturb the others: ``problems`` of the answers has its error.
+        """
+        workers = self.workers()
+        self._forget_gone(workers)
+        answers = Answers()
+        for worker in workers:
             try:
                 answers[worker] = self.query(worker)
-            except (UnknownWorker, NotPublished):  # gone since it was listed, or not yet speaking
+            except UnknownWorker:  # gone since it was listed
                 continue
+            except NotPublished:  # not yet speaking
+                kept = self._kept.get(worker)
+                if kept is not None:
+                    answers[worker] = _aged(*kept)
+            except MEMBER_ERRORS as error:
+                answers.problems[worker] = problem_of(error, f"{self.fleet}.{worker}")
+        # Those that went before they could be listed, and whose answer was kept just now.
+        for worker, kept in self._kept.copy().items():
+            if worker not in answers and worker not in answers.problems:
+                answers[worker] = _aged(*kept)
         return answers
+
+    def _forget_gone(self, listed: List[str]) -> None:
+        """Let go of the workers whose names are gone. A read that is under way goes on to its end."""
+        with self._attaching:
+            for worker in set(self._known).difference(listed).union(set(self._known).intersection(self._kept)):
+                known = self._known[worker]
+                if ownership.inode_at(path_of(known.reader.name)) is None:
+                    self._keep(worker, known)
+                    del self._known[worker]
+            self._search_at = max(_FIRST_SEARCH, 2 * len(self._known))
+
+    def _keep(self, worker: str, known: _Known) -> None:
+        if not self._keep_last:
+            return
+        with suppress(*MEMBER_ERRORS):  # nothing that could be kept
+            snapshot, staleness = known.reader.read_with_staleness()
+            answer = Answer(worker, snapshot.value, snapshot.version, snapshot.age, staleness, False)
+            self._kept.pop(worker, None)
+            self._kept[worker] = answer, time.monotonic()
+            while len(self._kept) > self._keep_last:
+                self._kept.popitem(last=False)
 
     def attach(self, worker: str, timeout: float = 0.0) -> None:
         """Attach ``worker`` ahead of its first query, waiting ``timeout`` seconds for its state to exist.
@@ -115,7 +187,7 @@ class QueryService:
     def _attach(self, worker: str, timeout: float = 0.0) -> _Known:
         name = state_name(self.fleet, worker)
         with self._attaching:
-            known = self._known.get(worker)
+            known, is_time = self._known.get(worker), False
             if known is None:
                 try:
                     known = _Known(self._reader(name, timeout))
@@ -125,7 +197,10 @@ class QueryService:
                         f" {', '.join(map(repr, self.workers())) or 'none'}. Has it started? (state {name!r})"
                     ) from error
                 self._known[worker] = known
-            return known
+                is_time = len(self._known) > self._search_at
+        if is_time:
+            self._forget_gone([])
+        return known
 
     def _look_after(self, worker: str, known: _Known, now: float) -> _Known:
         """Ask whether the writer lives, and follow it to a new segment if it made one."""
@@ -138,7 +213,6 @@ class QueryService:
             except StateNotFound:
                 return known
             if not successor.reader.version:  # until it speaks, the last state is the better answer
-                successor.reader.close()
                 return known
             successor.alive, successor.looked = successor.reader.writer_alive, now
             # Not closed: another thread may be in the middle of a read. It goes when the last of them lets go.
@@ -156,9 +230,8 @@ class QueryService:
     def close(self) -> None:
         """Detach from all workers. They do not notice."""
         with self._attaching:
-            for known in self._known.values():
-                known.reader.close()
-            self._known.clear()
+            self._known.clear()  # their readers are closed by the last use
+            self._kept.clear()
 
     def __enter__(self) -> QueryService:
         return self
@@ -167,3 +240,9 @@ class QueryService:
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.close()
+
+
+def _aged(answer: Answer, kept: float) -> Answer:
+    """The answer as it is now, which was kept at that time."""
+    passed = time.monotonic() - kept
+    return answer._replace(age=answer.age + passed, staleness=answer.staleness + passed)

@@ -5,13 +5,27 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple, Type
 
 from shmstate import ownership, reading
 from shmstate.attachment import Attachment
 from shmstate.compat import require_platform
-from shmstate.errors import NotPublished, ShmStateError, StateNotFound
-from shmstate.layout import NEW_PREFIX, PREFIX, SHM_DIR
+from shmstate.errors import InvalidOption, NotPublished, ShmStateError, StateNotFound
+from shmstate.layout import NEW_PREFIX, PREFIX, SHM_DIR, file_name
+
+#: What one state of many can raise when it is read. It is that state's problem, and no other's.
+MEMBER_ERRORS: Tuple[Type[Exception], ...] = (ShmStateError, OSError, MemoryError, RecursionError)
+
+
+def problem_of(error: Exception, name: str) -> ShmStateError:
+    """The error as one of shmstate's own that names the state. Raises an OSError of no system call, as it is."""
+    if isinstance(error, ShmStateError):
+        return error
+    if isinstance(error, OSError) and error.errno is None:  # a signal handler's TimeoutError, and the like
+        raise error
+    problem = ShmStateError(f"state {name!r} cannot be read: {type(error).__name__}: {error}")
+    problem.__cause__ = error
+    return problem
 
 
 class StateInfo(NamedTuple):
@@ -49,7 +63,14 @@ def list_states(prefix: str = "", *, trust_uid: Optional[int] = None) -> List[St
 def state_names(prefix: str = "") -> List[str]:
     """The names of all states that begin with ``prefix``, sorted."""
     require_platform()
-    return sorted(file[len(PREFIX) :] for file in os.listdir(SHM_DIR) if file.startswith(PREFIX + prefix))
+    return sorted(file[len(PREFIX) :] for file in _files() if file.startswith(PREFIX + prefix))
+
+
+def _files() -> List[str]:
+    try:
+        return os.listdir(SHM_DIR)
+    except OSError as error:
+        raise ShmStateError(f"cannot list the states in {SHM_DIR}: {error.strerror}") from error
 
 
 def _look_at(name: str, trust_uid: Optional[int]) -> StateInfo:
@@ -57,12 +78,12 @@ def _look_at(name: str, trust_uid: Optional[int]) -> StateInfo:
         place = Attachment(name, 0.0, trust_uid)
     except StateNotFound:
         raise
-    except ShmStateError as error:
-        return StateInfo(name, problem=str(error))
+    except MEMBER_ERRORS as error:
+        return StateInfo(name, problem=str(problem_of(error, name)))
     try:
         return _describe(place, name)
-    except ShmStateError as error:
-        return StateInfo(name, problem=str(error))
+    except MEMBER_ERRORS as error:
+        return StateInfo(name, problem=str(problem_of(error, name)))
     finally:
         place.close()
 
@@ -97,23 +118,31 @@ def _was_given_up(draft: str, path: str, dry_run: bool) -> bool:
     return not ownership.maker_is_alive(draft) and ownership.remove_if_dead(path, None, dry_run)
 
 
-def reclaim(prefix: str = "", *, dry_run: bool = False) -> List[str]:
+def reclaim(prefix: str = "", *, name: Optional[str] = None, dry_run: bool = False) -> List[str]:
     """Remove what dead writers left under names that begin with ``prefix``; returns the names.
 
+    ``name`` instead of a prefix is one state's exact name: ``reclaim("job")`` removes ``job2`` too, and
+    ``reclaim(name="job")`` does not. Raises InvalidName, and InvalidOption if both are given.
     With ``dry_run`` nothing is removed; the names are those that would be.
     What a living writer owns is left alone; so is what belongs to another user, and what is no segment. Attached
     readers keep the last state. With ``prefix=""`` drafts go too, whose making was cut short before they had a name;
     they are listed by file name.
     """
     require_platform()
+    if name is None:
+        files = sorted(_files())
+    elif prefix:
+        raise InvalidOption(f"prefix={prefix!r} and name={name!r}: give one of them")
+    else:
+        files = [file_name(name)]
     removed = []
-    for file in sorted(os.listdir(SHM_DIR)):
+    for file in files:
         path = os.path.join(SHM_DIR, file)
         with suppress(OSError, ShmStateError):  # gone, not ours, or not a segment
             if file.startswith(PREFIX + prefix):
-                name = file[len(PREFIX) :]
-                if ownership.remove_if_dead(path, name, dry_run):
-                    removed.append(name)
+                found = file[len(PREFIX) :]
+                if ownership.remove_if_dead(path, found, dry_run):
+                    removed.append(found)
             elif not prefix and file.startswith(NEW_PREFIX) and _was_given_up(file, path, dry_run):
                 removed.append(file)
     return removed

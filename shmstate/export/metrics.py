@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from shmstate import NotPublished, ShmStateError, StateInfo, StateNotFound, list_states
 from shmstate.export.rates import Rates
 from shmstate.looks import read_undecoded
+from shmstate.registry import MEMBER_ERRORS, problem_of
 
 
 class Look(NamedTuple):
@@ -58,7 +59,7 @@ class StatesCollector(Collector):
         now = time.monotonic()
         states = list_states(self._prefix)
         unreadable = {(_shown(state.name), error) for state in states if state.problem for error in _errors(state.name)}
-        readable = [state for state in states if not state.problem]
+        readable = [state._replace(name=_shown(state.name)) for state in states if not state.problem]
         rates = self._rates.measure(now, readable)
         return Look(readable, rates, sorted(unreadable), time.monotonic() - now)
 
@@ -71,13 +72,13 @@ def _errors(name: str) -> Set[str]:
         return set()
     except NotPublished:
         pass
-    except ShmStateError as error:
-        return {type(error).__name__}
+    except MEMBER_ERRORS as error:
+        return {type(problem_of(error, name)).__name__}
     return {ShmStateError.__name__}  # it can be read by now
 
 
 def _shown(name: str) -> str:
-    """As `shmstate ls` shows it. A state's own name is as it is; but any file can be called like a state."""
+    """As `shmstate ls` shows it: any file can be called like a state, and its name need not be UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 

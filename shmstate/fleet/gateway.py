@@ -150,7 +150,8 @@ class Gateway:
                     facts, payload = self._states.take(name, min(request.max_payload, self._max_payload))
                 except StateNotFound:  # gone since it was listed
                     continue
-                query.reply(wire.state_key(self.host, name), payload, attachment=wire.pack(facts))
+                shown = name.encode("utf-8", "backslashreplace").decode()  # any file can be called like a state
+                query.reply(wire.state_key(self.host, shown), payload, attachment=wire.pack(facts))
                 sent, nbytes, problems = sent + 1, nbytes + len(payload), problems + bool(facts.problem)
         end = wire.End(self.id, sent, problem)
         query.reply(wire.gateway_key(self.host, self.id), b"", attachment=wire.pack(end))

@@ -8,10 +8,10 @@ import time
 from contextlib import suppress
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from shmstate.errors import NotPublished, ShmStateError, StateNotFound
+from shmstate.errors import NotPublished, StateNotFound
 from shmstate.fleet.wire import Brief, Facts, matches
 from shmstate.looks import Undecoded
-from shmstate.registry import state_names
+from shmstate.registry import MEMBER_ERRORS, problem_of, state_names
 
 #: Seconds for which it is believed that a writer lives, or does not; asking the kernel takes as long as three reads.
 RECHECK = 0.05
@@ -76,8 +76,8 @@ class HostStates:
                 return self._taken(self._attached(name), seq, max_payload)
             except StateNotFound:
                 raise
-            except (ShmStateError, OSError) as error:  # the latter: no more descriptors
-                return Outgoing(Facts(self._gateway, seq, 0, 0, 0, 0, False, "", 0, str(error)), b"")
+            except MEMBER_ERRORS as error:
+                return Outgoing(Facts(self._gateway, seq, 0, 0, 0, 0, False, "", 0, str(problem_of(error, name))), b"")
 
     def _taken(self, known: _Known, seq: int, max_payload: int) -> Outgoing:
         state = known.state
@@ -107,7 +107,7 @@ class HostStates:
         with self._taking:
             briefs = {}
             for name in self.names():
-                with suppress(ShmStateError, OSError):  # gone, not published, not ours
+                with suppress(*MEMBER_ERRORS):  # gone, not published, not ours
                     known = self._attached(name)
                     published, vouched = known.state.times()
                     now = time.monotonic_ns()
@@ -124,7 +124,7 @@ class HostStates:
         """Those of the names whose latest version is not the one in ``seen``, which is brought up to date."""
         changed = []
         for name in names:
-            with suppress(ShmStateError, OSError):
+            with suppress(*MEMBER_ERRORS):
                 state = self._attached(name).state
                 mark = (state.created_ns, state.version)
                 if mark[1] and seen.get(name) != mark:

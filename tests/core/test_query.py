@@ -1,22 +1,28 @@
 from __future__ import annotations
 
+import gc
 import os
 import threading
-from typing import Callable, Iterator
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
 from shmstate import (
+    Answer,
+    Codec,
     CodecMismatch,
     DecodeError,
     InvalidName,
     InvalidOption,
     NotPublished,
     QueryService,
+    ShmStateError,
     StateNotFound,
     StateWriter,
     UnknownWorker,
     ownership,
+    reclaim,
 )
 from shmstate.memory import path_of
 from shmstate.query import state_name
@@ -162,15 +168,195 @@ def test_a_worker_that_is_found_dead_answers_too(service: QueryService) -> None:
     open_worker(service, "w1").close()
 
 
-def test_a_worker_that_closed_still_answers_and_is_still_listed(service: QueryService) -> None:
+def test_a_worker_that_closed_is_no_longer_listed_and_is_forgotten_by_the_next_query_of_all(
+    service: QueryService,
+) -> None:
     with open_worker(service, "w1") as writer:
         writer.publish("last")
         service.query("w1")
 
-    assert service.query("w1").value == "last"
-    assert not service.query("w1").alive
-    assert service.workers() == ["w1"]
-    assert service.query_all()["w1"].value == "last"
+    assert (service.query("w1").value, service.query("w1").alive) == ("last", False)
+    assert service.workers() == []
+    assert service.query_all() == {}
+    with pytest.raises(UnknownWorker):
+        service.query("w1")
+
+
+def mapped(prefix: str) -> int:
+    """The maps of this process that readers of the fleet have made; those of writers have another name."""
+    with open("/proc/self/maps") as maps:
+        return sum(f"/shmstate.{prefix}." in line for line in maps)
+
+
+def test_workers_that_came_and_closed_leave_nothing_mapped(service: QueryService) -> None:
+    gc.disable()
+    try:
+        for turn in range(20):
+            with open_worker(service, f"w{turn}") as writer:
+                writer.publish(bytes(1 << 20))
+                service.query_all()
+        assert mapped(service.fleet) > 0
+
+        assert service.query_all() == {}
+
+        assert mapped(service.fleet) == 0
+    finally:
+        gc.enable()
+
+
+def test_a_service_that_is_never_asked_for_all_keeps_few_that_are_gone(service: QueryService) -> None:
+    for turn in range(100):
+        with open_worker(service, f"w{turn}") as writer:
+            writer.publish(turn)
+            service.query(f"w{turn}")
+
+    assert mapped(service.fleet) <= 17
+
+
+def test_a_worker_that_died_and_was_reclaimed_is_forgotten(service: QueryService, start: Start) -> None:
+    name = state_name(service.fleet, "w1")
+    child = start(children.own, name)
+    child.line()
+    service.query("w1")
+    child.kill()
+    assert [*service.query_all()] == ["w1"]
+
+    assert reclaim(name=name) == [name]
+
+    assert service.query_all() == {}
+    assert mapped(service.fleet) == 0
+
+
+def test_the_last_answers_of_so_many_workers_are_kept_and_no_more(prefix: str) -> None:
+    with QueryService(prefix, recheck=0, keep_last=2) as service:
+        for worker in "abc":
+            with open_worker(service, worker) as writer:
+                writer.publish(worker)
+                service.query(worker)
+            service.query_all()
+
+        answers = service.query_all()
+
+        assert {worker: (answer.value, answer.alive) for worker, answer in answers.items()} == {
+            "b": ("b", False),
+            "c": ("c", False),
+        }
+        assert service.workers() == ["b", "c"]
+        assert service.query("c").age > answers["c"].age
+        assert mapped(prefix) == 0
+        with open_worker(service, "c") as writer:
+            assert service.query_all()["c"].value == "c"
+            writer.publish("new")
+            assert (service.query_all()["c"].value, service.query("c").alive) == ("new", True)
+
+
+def test_a_read_that_is_under_way_goes_on_when_its_worker_is_forgotten(prefix: str) -> None:
+    services: List[QueryService] = []
+
+    def decode(payload: bytes) -> object:
+        if os.path.exists(path_of(prefix + ".w1")):
+            os.unlink(path_of(prefix + ".w1"))
+            assert services[0].query_all() == {}
+            assert mapped(prefix) == 1
+        return payload
+
+    codec = Codec("forgetting", bytes, decode)
+    with StateWriter(prefix + ".w1", codec=codec) as writer, QueryService(prefix, codec=codec) as service:
+        services.append(service)
+        writer.publish(b"whole")
+
+        assert service.query("w1").value == b"whole"
+
+        assert mapped(prefix) == 0
+
+
+@pytest.mark.parametrize("keep_last", [-1, 1.5, "2", None])
+def test_a_number_of_answers_to_keep_that_is_none_is_refused(prefix: str, keep_last: Any) -> None:
+    with pytest.raises(InvalidOption, match="keep_last="):
+        QueryService(prefix, keep_last=keep_last)
+
+
+# Bad neighbours.
+
+BAD: Dict[str, Callable[[str], object]] = {
+    "an empty file": lambda path: open(path, "w").close(),
+    "a short file": lambda path: Path(path).write_bytes(b"shmstate"),
+    "a file of zeros": lambda path: Path(path).write_bytes(bytes(8192)),
+    "a directory": os.mkdir,
+    "a pipe": os.mkfifo,
+    "a link": lambda path: os.symlink("/dev/zero", path),
+    "a link to nothing": lambda path: os.symlink(path + "-none", path),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_neighbour_is_named_and_the_others_answer(service: QueryService, kind: str) -> None:
+    path = path_of(state_name(service.fleet, "bad"))
+    with open_worker(service, "w1") as writer:
+        writer.publish("good")
+        BAD[kind](path)
+        try:
+            answers = service.query_all()
+        finally:
+            (os.rmdir if kind == "a directory" else os.unlink)(path)
+
+    assert {worker: answer.value for worker, answer in answers.items()} == {"w1": "good"}
+    assert set(answers.problems) == {"bad"}
+    assert "bad" in str(answers.problems["bad"])
+
+
+def test_a_file_whose_name_is_not_utf8_is_named_and_the_others_answer(service: QueryService) -> None:
+    path = os.fsencode(path_of(state_name(service.fleet, "x"))) + b"\xff"
+    with open_worker(service, "w1") as writer:
+        writer.publish("good")
+        with open(path, "w"):
+            pass
+        try:
+            answers = service.query_all()
+        finally:
+            os.unlink(path)
+
+    assert [*answers] == ["w1"]
+    assert isinstance(answers.problems["x\udcff"], InvalidName)
+
+
+def test_states_that_do_not_decode_are_named_and_the_others_answer(service: QueryService) -> None:
+    with open_worker(service, "w1") as good, open_worker(service, "bytes") as broken, open_worker(
+        service, "pickled", codec="pickle"
+    ) as pickled:
+        good.publish("good")
+        broken.publish_bytes(b"\xc1")
+        pickled.publish(1)
+
+        answers = service.query_all()
+
+    assert [*answers] == ["w1"]
+    assert {worker: type(error) for worker, error in answers.problems.items()} == {
+        "bytes": DecodeError,
+        "pickled": CodecMismatch,
+    }
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError(), RecursionError()])
+def test_what_the_system_refuses_one_worker_is_its_problem(
+    service: QueryService, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_worker(service, "w1") as good, open_worker(service, "w2") as bad:
+        good.publish("good")
+        bad.publish("bad")
+        query = service.query
+
+        def fail(worker: str) -> Answer:
+            if worker == "w2":
+                raise error
+            return query(worker)
+
+        monkeypatch.setattr(service, "query", fail)
+        answers = service.query_all()
+
+    assert [*answers] == ["w1"]
+    assert type(error).__name__ in str(answers.problems["w2"])
+    assert isinstance(answers.problems["w2"], ShmStateError)
 
 
 def test_a_worker_that_closed_before_it_was_asked_is_unknown(service: QueryService) -> None:

@@ -8,7 +8,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-from shmstate import StateReader, StateWriter, list_states, ownership, reclaim, registry
+from shmstate import InvalidName, InvalidOption, StateReader, StateWriter, list_states, ownership, reclaim, registry
 from shmstate.layout import NEW_PREFIX, PREFIX
 from shmstate.memory import path_of
 from tests.core import children
@@ -296,3 +296,25 @@ def test_another_users_draft_stays(shared_memory: Path, dead: str) -> None:
 
     assert reclaim() == [dead]
     assert draft.exists()
+
+
+def test_an_exact_name_is_reclaimed_without_those_that_begin_so(name: str) -> None:
+    names = [name, name + "2"]
+    for each in names:
+        StateWriter(each).close(unlink=False)
+
+    assert reclaim(name=name, dry_run=True) == [name]
+    assert reclaim(name=name) == [name]
+    assert reclaim(name=name) == []
+    assert reclaim(name) == [name + "2"]
+
+
+@pytest.mark.parametrize("wrong", ["", "a/b"])
+def test_an_exact_name_that_can_be_none_is_refused(wrong: str) -> None:
+    with pytest.raises(InvalidName):
+        reclaim(name=wrong)
+
+
+def test_a_prefix_and_an_exact_name_together_are_refused(name: str) -> None:
+    with pytest.raises(InvalidOption, match="give one of them"):
+        reclaim(name, name=name)
