@@ -38,6 +38,12 @@ def is_available() -> bool:
     return _MACHINE in _NUMBER
 
 
+def has_greenlets() -> bool:
+    """Whether gevent or eventlet has replaced ``time.sleep``: a sleep is theirs to do then, and others run meanwhile."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    return bool(gevent and gevent.is_module_patched("time")) or bool(eventlet and eventlet.is_monkey_patched("time"))
+
+
 def address_of(words: memoryview, index: int) -> int:
     """Where the low half of a word lies. Valid as long as ``words`` is not released."""
     buffer = _Buffer()
@@ -52,9 +58,10 @@ def address_of(words: memoryview, index: int) -> int:
 def wait(words: memoryview, index: int, expected: int, seconds: float) -> bool:
     """Sleep while the low half of a word is ``expected``'s, ``seconds`` at most; a signal ends it too.
 
-    False if this machine has no such call, or does not allow it: nobody has slept.
+    False if this machine has no such call, or does not allow it, or if a hub of greenlets runs in this thread, which
+    the call would block: nobody has slept.
     """
-    if not is_available():
+    if not is_available() or has_greenlets():
         return False
     whole = int(seconds)
     timeout = _Timespec(whole, int((seconds - whole) * 1e9))

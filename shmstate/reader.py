@@ -140,7 +140,7 @@ class StateReader(Handle):
         """Sleep until a version newer than ``after`` is there (None: than the latest now), and read it.
 
         A writer made with ``notify=True`` ends the sleep at once; without that it is ended by an eighth of the time
-        waited later, 10 ms at most. Versions in between are not shown: ``read_since`` has them, while they last. Raises
+        waited later, 10 ms at most; so it is where gevent or eventlet has replaced ``time.sleep``. Versions in between are not shown: ``read_since`` has them, while they last. Raises
         WaitTimeout after ``timeout`` seconds (None: never), WriterGone when there is nobody to wait for, noticed within
         a quarter of a second, and as ``read``.
         """
@@ -150,7 +150,8 @@ class StateReader(Handle):
         """``async for snapshot in reader.changes()``: the latest state, then the latest whenever there is a newer one.
 
         Versions that came and went in between are left out. Ends when the writer has closed or died. Nothing of the loop
-        waits; with a writer made with ``notify=True`` a thread of this iterator's own sleeps. Raises as ``read``.
+        waits. With a writer made with ``notify=True`` a thread sleeps, for 8 iterators of a process at a time; the
+        others notice a version as ``wait`` does without ``notify``. Raises as ``read``.
         """
         return waiting.changes(self, self._steps.rest, _version_of, after)
 

@@ -8,6 +8,8 @@ looked for what one that was killed in the middle of a publish could not wake an
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, AsyncIterator, Callable, Optional, Protocol, TypeVar
@@ -15,6 +17,8 @@ from typing import Any, AsyncIterator, Callable, Optional, Protocol, TypeVar
 from shmstate.errors import WaitTimeout, WriterGone
 
 LONGEST_SLEEP = 0.25
+#: Threads that sleep for all the iterators of a process. An iterator that gets none looks again and again.
+MOST_SLEEPERS = 8
 SHORTEST_NAP, LONGEST_NAP = 50e-6, 10e-3
 
 _Newer_co = TypeVar("_Newer_co", covariant=True)
@@ -94,7 +98,7 @@ async def changes(
     """Snapshots of ever newer versions than ``after``, until the writer is gone."""
     import asyncio  # takes longer to load than all of shmstate; who uses it has loaded it
 
-    # A thread of its own: those of the loop are few, and others wait for them.
+    # A thread apart: those of the loop are few, and others wait for them.
     with _Sleeper(rest) as sleeper:
         patience = _Patience(None)
         is_last_look = False
@@ -119,6 +123,7 @@ class _Sleeper:
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
         self._thread: Optional[ThreadPoolExecutor] = None
+        self._places = _places[0]
 
     async def rest(self, after: int) -> bool:
         import asyncio
@@ -126,7 +131,10 @@ class _Sleeper:
         if not self._rest(after, 0.0):
             return False
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "shmstate-wait")
+            places = _places[0]
+            if not places.acquire(blocking=False):
+                return False
+            self._places, self._thread = places, ThreadPoolExecutor(1, "shmstate-wait")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._rest, after, LONGEST_SLEEP)
 
     def __enter__(self) -> _Sleeper:
@@ -134,4 +142,18 @@ class _Sleeper:
 
     def __exit__(self, *_: object) -> None:
         if self._thread is not None:
+            try:
+                self._thread.submit(self._places.release)  # when the last sleep has ended
+            except RuntimeError:  # the process exits, or a fork has no such thread
+                self._places.release()
             self._thread.shutdown(wait=False)
+
+
+_places = [threading.Semaphore(MOST_SLEEPERS)]
+
+
+def _renew_places() -> None:
+    _places[0] = threading.Semaphore(MOST_SLEEPERS)  # the threads did not come along
+
+
+os.register_at_fork(after_in_child=_renew_places)

@@ -92,10 +92,10 @@ class FleetQuery:
                 problems.append(answer)
             else:
                 answers.append(answer)
-        return Replies(tuple(answers), self._silent(tally, allowed), tuple(sorted(problems)), seconds)
+        return Replies(tuple(answers), self._silent(tally, allowed, seconds), tuple(sorted(problems)), seconds)
 
-    def _silent(self, tally: Tally, allowed: float) -> Dict[str, str]:
-        silent = tally.silent(allowed)
+    def _silent(self, tally: Tally, allowed: float, took: float) -> Dict[str, str]:
+        silent = tally.silent(allowed, took)
         try:
             missing = self._links.missing()
         except engine.library().ZError as error:

@@ -130,19 +130,24 @@ class Tally:
             return  # of two gateways of one name, always the same one's; clashes() names them
         self.states[host, state] = facts, bytes(payload)
 
-    def silent(self, allowed: float) -> Dict[str, str]:
-        """Who was to answer and has not, and why, as far as that is known."""
+    def silent(self, allowed: float, took: float) -> Dict[str, str]:
+        """Who was to answer and has not, and why, as far as that is known, of a question that ended after ``took``."""
+        unanswered = f"did not answer in {allowed:g} s"
+        if took < allowed:
+            unanswered = f"was not reached: the question ended after {took:.2f} s of {allowed:g}; ask again"
         silent = {}
         for host in sorted({*self._roster.due(), *(host for host, _ in {**self._came, **self._ended})}):
             gateways = self._gateways_of(host)
             got = sum(self._came.get((host, gateway), 0) for gateway in gateways)
             if any((host, gateway) not in self._ended for gateway in gateways):
-                silent[host] = f"answered for {got} states, and has not said that these are all, in {allowed:g} s"
+                silent[host] = (
+                    f"answered for {got} states, and has not said that these are all, in {min(took, allowed):.3g} s"
+                )
             elif any(self._came.get((host, gateway), 0) < self._ended[host, gateway] for gateway in gateways):
                 due = sum(self._ended[host, gateway] for gateway in gateways)
                 silent[host] = f"{got} of its {due} answers have come; the others were lost, or kept back, on the way"
             elif not gateways and host not in self._unreadable:
-                silent[host] = self._roster.absence(host) or f"there, but did not answer in {allowed:g} s"
+                silent[host] = self._roster.absence(host) or f"there, but {unanswered}"
         return silent
 
     def clashes(self) -> List[Problem]:

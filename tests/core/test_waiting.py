@@ -4,6 +4,8 @@ import asyncio
 import functools
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import Any, Callable, Iterator, List, Tuple
@@ -485,3 +487,66 @@ def test_a_task_that_awaits_changes_can_be_cancelled_and_its_thread_ends(both: A
     asyncio.run(run())
 
     until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("shmstate-wait")])
+
+
+def test_many_iterators_share_few_threads_and_all_of_them_hear(name: str) -> None:
+    most = 0
+
+    async def run() -> List[int]:
+        nonlocal most
+        with StateWriter(name, notify=True) as writer, StateReader(name) as reader:
+            writer.publish(0)
+
+            async def first() -> int:
+                async for snapshot in reader.changes(after=1):
+                    return snapshot.version
+                return 0
+
+            waiters = [asyncio.ensure_future(first()) for _ in range(200)]
+            while not sleepers():
+                await asyncio.sleep(0)
+            for _ in range(20):
+                await asyncio.sleep(0)
+                most = max(most, len(sleepers()))
+            writer.publish(1)
+            return await asyncio.wait_for(asyncio.gather(*waiters), 30)
+
+    assert asyncio.run(run()) == [2] * 200
+    assert 0 < most <= waiting.MOST_SLEEPERS
+    until(lambda: not sleepers())
+    # All places are free again.
+    until(lambda: waiting._places[0]._value == waiting.MOST_SLEEPERS)
+
+
+def sleepers() -> List[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("shmstate-wait")]
+
+
+UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import sys, threading, gevent
+from shmstate import StateReader, StateWriter
+with StateWriter(sys.argv[1], notify=True) as writer, StateReader(sys.argv[1]) as reader:
+    writer.publish(0)
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(reader.wait(after=1, timeout=30).value))
+    waiter.start()
+    ticks = 0
+    while ticks < 20:
+        gevent.sleep(0.001)
+        ticks += 1
+    assert not found
+    writer.publish("heard")
+    waiter.join()
+    print(found[0])
+"""
+
+
+def test_waiting_under_gevent_lets_other_greenlets_run(name: str) -> None:
+    pytest.importorskip("gevent", reason="gevent is not installed")
+    # A sleep in the kernel lasts LONGEST_SLEEP at most, so it is made long enough for the test to notice it.
+    program = "import shmstate.waiting; shmstate.waiting.LONGEST_SLEEP = 3600\n" + UNDER_GEVENT
+    done = subprocess.run([sys.executable, "-c", program, name], capture_output=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout) == (0, b"heard\n"), done.stderr.decode()
