@@ -77,6 +77,22 @@ class Attachment:
             return None
         return successor
 
+    def is_owned(self, follow: Callable[[], object]) -> bool:
+        """Whether a living writer owns the state. ``follow()`` takes a reader to where the state is.
+
+        Asks the kernel. A state whose name another program has removed is still owned, until its writer ends: it gives the
+        name back (O8 in ownership.py).
+        """
+        while True:
+            follow()
+            segment = self.segment
+            if ownership.is_owned(segment.path, segment.inode):
+                return True
+            is_named = ownership.leads_to(segment.path, segment.inode)
+            follow()
+            if self.segment is segment:
+                return not is_named and ownership.owner_runs(segment.identity())
+
     def close(self) -> None:
         """Let go of the segment, and follow the state no more. Idempotent."""
         with self._lock:

@@ -2,7 +2,8 @@ r"""The byte map of a segment: where every word lives, and nothing that touches 
 
     page 0  0    MAGIC  LAYOUT  SLOTS  STRIDE  FLAGS  CREATED  OWNER_PID  OWNER_STARTED   8 words
             64   codec name, ASCII, NUL-padded                                            32 bytes
-            96   CRC-32 of what is above and never changes: all but OWNER_PID and OWNER_STARTED
+            96   CRC-32 of what never changes: all of page 0 up to 112 but OWNER_PID and OWNER_STARTED
+            104  PREDECESSOR  inode of the segment that a shared state has moved from; 0: none
             256  INTENT      version being written, or written last;    \
                              RETIRED: the state is moving, or has moved  |
             384  LATEST      version readers may take; 0: none yet       } a hot word each, two cache
@@ -29,6 +30,8 @@ SHM_DIR = "/dev/shm"
 PREFIX = "shmstate."
 #: Segments under construction. They carry their maker's pid and start time, so that leftovers can be told apart.
 NEW_PREFIX = "shmstate-new."
+#: Segments that a shared state has moved from, as long as one of its writers has not followed. See ``old_file``.
+OLD_PREFIX = "shmstate-old."
 
 PAGE = 4096
 WORD = 8
@@ -39,6 +42,7 @@ LAYOUT_VERSION = 1
 (AT_MAGIC, AT_LAYOUT, AT_SLOTS, AT_STRIDE, AT_FLAGS, AT_CREATED, OWNER_PID, OWNER_STARTED) = range(8)
 AT_CODEC = 64 // WORD
 AT_CRC = 96 // WORD
+AT_PREDECESSOR = 104 // WORD
 INTENT = 256 // WORD
 LATEST = 384 // WORD
 HEARTBEAT = 512 // WORD
@@ -55,6 +59,8 @@ FLAG_CHECKSUM = 1
 #: LENGTH of a slot that was never written. It fails every bounds check, which is how a reader of LATEST = 0
 #: learns that there is nothing to read without a test of its own on the fast path.
 NEVER_WRITTEN = 2**64 - 1
+#: LENGTH of a version that readers are not to see: its writer began afresh. It fails every bounds check as well.
+WITHHELD = 2**64 - 2
 
 MIN_SLOTS = 2
 MAX_SLOTS = 32
@@ -160,6 +166,7 @@ class Content(NamedTuple):
     """One published state, for the segment that it moves to."""
 
     version: int
+    #: None: readers are not to see this version, only to count on from it.
     payload: Any
     published_ns: int
     checksum: int
@@ -176,20 +183,26 @@ def with_room_for(layout: Layout, nbytes: int) -> Layout:
     return layout._replace(stride=stride)
 
 
-def pack_header(layout: Layout, identity: Identity, content: Optional[Content] = None) -> bytes:
+def old_file(created_ns: int, inode: int) -> str:
+    """The second name of a segment that a shared state has moved from, while writers that have not followed live."""
+    return f"{OLD_PREFIX}{created_ns:x}.{inode:x}"
+
+
+def pack_header(layout: Layout, identity: Identity, content: Optional[Content] = None, predecessor: int = 0) -> bytes:
     """The header page of a new segment, complete: ``content`` published alone, or nothing, and no slot written."""
     page = bytearray(PAGE)
     flags = FLAG_CHECKSUM if layout.checksum else 0
     struct.pack_into("=8Q", page, 0, MAGIC, LAYOUT_VERSION, layout.slots, layout.stride, flags, *identity)
     codec = layout.codec.encode("ascii")
     page[AT_CODEC * WORD : AT_CODEC * WORD + len(codec)] = codec
+    struct.pack_into("=Q", page, AT_PREDECESSOR * WORD, predecessor)
     struct.pack_into("=Q", page, AT_CRC * WORD, _crc(page))
     for slot in layout.where:
         struct.pack_into("=Q", page, slot.length * WORD, NEVER_WRITTEN)
     if content is not None:
         slot = layout.where[content.version % layout.slots]
-        words = (len(content.payload), content.published_ns, content.checksum)
-        struct.pack_into("=3Q", page, slot.length * WORD, *words)
+        length = WITHHELD if content.payload is None else len(content.payload)
+        struct.pack_into("=3Q", page, slot.length * WORD, length, content.published_ns, content.checksum)
         version = content.version
         hot = {INTENT: version, LATEST: version, HEARTBEAT: content.heartbeat_ns, WAKE: content.wake}
         for index, value in hot.items():
@@ -198,7 +211,8 @@ def pack_header(layout: Layout, identity: Identity, content: Optional[Content] =
 
 
 def _crc(page: bytes) -> int:
-    return zlib.crc32(page[AT_CODEC * WORD : AT_CRC * WORD], zlib.crc32(page[: OWNER_PID * WORD]))
+    crc = zlib.crc32(page[AT_CODEC * WORD : AT_CRC * WORD], zlib.crc32(page[: OWNER_PID * WORD]))
+    return zlib.crc32(page[AT_PREDECESSOR * WORD : (AT_PREDECESSOR + 1) * WORD], crc)
 
 
 def parse_header(page: bytes, size: int, label: str) -> Tuple[Layout, Identity]:
@@ -235,3 +249,12 @@ def parse_header(page: bytes, size: int, label: str) -> Tuple[Layout, Identity]:
     if layout.size != size:
         raise CorruptSegment(f"{label}: is {size} bytes, its header says {layout.size}; it was truncated or extended")
     return layout, Identity(created, pid, started)
+
+
+def parse_predecessor(page: bytes) -> Tuple[int, int]:
+    """CREATED and PREDECESSOR out of a header page; zeros if it is none."""
+    if len(page) < PAGE:
+        return 0, 0
+    (created,) = struct.unpack_from("=Q", page, AT_CREATED * WORD)
+    (inode,) = struct.unpack_from("=Q", page, AT_PREDECESSOR * WORD)
+    return created, inode

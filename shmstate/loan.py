@@ -7,7 +7,7 @@ from typing import Any, Optional, Type
 
 from shmstate.errors import InvalidOption, ViewInUse
 from shmstate.memory import is_held
-from shmstate.publishing import Publishing
+from shmstate.protocol import Publishing
 
 
 class Loan:

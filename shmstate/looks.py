@@ -109,7 +109,7 @@ class Undecoded:
     @property
     def alive(self) -> bool:
         """Whether a living writer owns it. Asks the kernel."""
-        return ownership.is_owned(self._place.segment.path, self._place.segment.inode)
+        return self._place.is_owned(self._steps.latest)
 
     @property
     def has_name(self) -> bool:

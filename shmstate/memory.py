@@ -29,17 +29,18 @@ from shmstate.compat import STRONGLY_ORDERED, create_shared_memory, map_shared
 from shmstate.errors import CorruptSegment, OutOfSharedMemory, StateNotFound, UntrustedSegment
 from shmstate.layout import (
     AT_CREATED,
-    HEARTBEAT,
     OWNER_PID,
     OWNER_STARTED,
     PAGE,
     SHM_DIR,
+    WORD,
     Content,
     Identity,
     Layout,
     file_name,
     pack_header,
     parse_header,
+    parse_predecessor,
 )
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG)
@@ -161,7 +162,10 @@ class Segment:
         """Store who owns the segment from now on."""
         self.words[OWNER_PID] = identity.owner_pid
         self.words[OWNER_STARTED] = identity.owner_started
-        self.words[HEARTBEAT] = time.monotonic_ns()
+
+    def disclaim(self) -> None:
+        """Store that no writer owns the segment from now on."""
+        self.words[OWNER_PID] = 0
 
     def identity(self) -> Identity:
         """Who made the segment and who owned it last, as its words say now."""
@@ -235,7 +239,14 @@ def _close_what_was_forked() -> None:
 os.register_at_fork(after_in_child=_close_what_was_forked)
 
 
-def build(path: str, layout: Layout, identity: Identity, label: str, content: Optional[Content] = None) -> int:
+def build(
+    path: str,
+    layout: Layout,
+    identity: Identity,
+    label: str,
+    content: Optional[Content] = None,
+    predecessor: int = 0,
+) -> int:
     """Make a complete segment at ``path``: header written, ``content`` published, or nothing. Returns a descriptor of it.
 
     Raises OutOfSharedMemory, leaving nothing behind.
@@ -245,8 +256,8 @@ def build(path: str, layout: Layout, identity: Identity, label: str, content: Op
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             allocate(fd, 0, PAGE, label)
-            os.pwrite(fd, pack_header(layout, identity, content), 0)
-            if content is not None and len(content.payload):
+            os.pwrite(fd, pack_header(layout, identity, content, predecessor), 0)
+            if content is not None and content.payload:
                 start = layout.where[content.version % layout.slots].start
                 allocate(fd, start, len(content.payload), label)
                 _write_all(fd, content.payload, start)
@@ -339,6 +350,22 @@ def read_header(fd: int, name: str, trust_uid: Optional[int] = None) -> Tuple[La
             f" pass trust_uid={stat.st_uid} if you trust that user"
         )
     return parse_header(os.pread(fd, PAGE, 0), stat.st_size, f"state {name!r} ({path_of(name)})")
+
+
+def predecessor(fd: int) -> Tuple[int, int]:
+    """When the state of an open segment was created, and the inode of the segment that it moved from; 0: none."""
+    return parse_predecessor(os.pread(fd, PAGE, 0))
+
+
+def disclaim(path: str, inode: int) -> None:
+    """Store that no writer owns the segment ``inode`` at ``path``; nothing is done if it cannot be written to."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if os.fstat(fd).st_ino == inode:
+                os.pwrite(fd, bytes(WORD), OWNER_PID * WORD)
+        finally:
+            os.close(fd)
 
 
 def attach(name: str, trust_uid: Optional[int] = None) -> Segment:

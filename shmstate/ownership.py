@@ -13,6 +13,10 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
         exclusive one. A claimant waits CLAIM_GRACE before it believes in an owner.
     O6  Those who own a state together hold the lock shared; each publishes in its turn (turns.py), and I1 to I8 of
         protocol.py hold of whoever has it. To take it is to begin anew, as an heir does: LATEST is loaded then.
+    O7  A writer that shares a state may hold its locks on a segment that the state has moved from (predecessors.py). A
+        state has no owner only if no writer is present in any of these either.
+    O8  A removed state says so: its OWNER_PID is 0. So a reader can tell it from one whose name another program has
+        removed while its owner lives; that owner gives the name back (publishing.py).
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import time
 from contextlib import suppress
 from typing import Optional
 
-from shmstate import memory, turns
+from shmstate import memory, predecessors, turns
 from shmstate.compat import require_platform
 from shmstate.errors import NameInUse, ShmStateError, StateNotFound
 from shmstate.layout import NEW_PREFIX, PAGE, SHM_DIR, Content, Identity, Layout, parse_header
@@ -89,10 +93,16 @@ def draft_of(identity: Identity) -> str:
 
 
 def build(
-    draft: str, name: str, layout: Layout, identity: Identity, content: Optional[Content] = None, shared: bool = False
+    draft: str,
+    name: str,
+    layout: Layout,
+    identity: Identity,
+    content: Optional[Content] = None,
+    shared: bool = False,
+    predecessor: int = 0,
 ) -> memory.Segment:
     """A segment for state ``name`` at the path ``draft``, complete and locked. Raises OutOfSharedMemory."""
-    fd = memory.build(draft, layout, identity, f"state {name!r}", content)
+    fd = memory.build(draft, layout, identity, f"state {name!r}", content, predecessor)
     try:
         fcntl.flock(fd, _kind(shared) | fcntl.LOCK_NB)  # O2
         return _mapped(fd, name, layout, shared)
@@ -108,9 +118,19 @@ def join(name: str, shared: bool) -> Optional[memory.Segment]:
     fd = memory.open_existing(name, writable=True)
     try:
         _lock_or_name_owner(fd, name, _kind(shared))
+        if shared:
+            turns.appear(fd)  # P3 in predecessors.py
         if not leads_to(memory.path_of(name), os.fstat(fd).st_ino):  # O3
             return None
         found, _ = memory.read_header(fd, name)
+        if not shared and predecessors.is_any_owned(fd):  # O7
+            raise NameInUse(
+                f"state {name!r} is owned by writers that share it (shared=True) and have yet to follow it to another"
+                f" segment; close those writers, or choose another name"
+            )
+        predecessors.prune(fd)
+        if not shared:
+            predecessors.forget(fd)
         segment = _mapped(fd, name, found, shared)
         try:
             segment.sign(own_identity())
@@ -197,17 +217,44 @@ def is_owned(path: str, inode: int) -> bool:
     try:
         if os.fstat(fd).st_ino != inode:
             return False
-        return not _try_lock(fd, fcntl.LOCK_SH) or turns.is_anybody_there(fd)
+        return _is_locked(fd) or (predecessors.is_any_owned(fd) or _is_locked(fd))  # O7, P2
     finally:
         os.close(fd)
 
 
+def _is_locked(fd: int) -> bool:
+    return not _try_lock(fd, fcntl.LOCK_SH) or turns.is_anybody_there(fd)
+
+
+def are_others_present(segment: memory.Segment) -> bool:
+    """Whether other writers share the state whose segment is owned here, in whatever segment of it they are."""
+    return turns.is_anybody_there(segment.fd) or predecessors.is_any_owned(segment.fd)
+
+
 def disown(segment: memory.Segment, unlink: bool) -> None:
     """Give the state up, and with ``unlink`` its name too. Readers that are attached keep the last state."""
-    if unlink and leads_to(segment.path, segment.inode):  # O4
-        with suppress(FileNotFoundError):
-            os.unlink(segment.path)
+    if unlink and segment.is_open:
+        segment.disclaim()  # O8
+        if leads_to(segment.path, segment.inode):  # O4
+            with suppress(FileNotFoundError):
+                os.unlink(segment.path)
     segment.close()
+
+
+def let_go(segment: memory.Segment) -> None:
+    """Release the locks of a writer that shares the state, before the bytes go away: a thread may still use them."""
+    turns.vanish(segment.fd)
+    fcntl.flock(segment.fd, fcntl.LOCK_UN)
+
+
+def owner_runs(identity: Identity) -> bool:
+    """Whether the process that owned a segment without a name runs, and has not given the state up (O8)."""
+    if not identity.owner_pid:
+        return False
+    try:
+        return _start_time(identity.owner_pid) == identity.owner_started
+    except OSError:
+        return False
 
 
 def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> bool:
@@ -222,10 +269,17 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
             return False
         if name is not None:
             memory.read_header(fd, name)
+            if predecessors.is_any_owned(fd):  # O7
+                return False
         elif os.fstat(fd).st_uid != os.geteuid():
             return False
         if not dry_run:
+            if name is not None:
+                memory.disclaim(path, os.fstat(fd).st_ino)  # O8
             os.unlink(path)
+            if name is not None:
+                predecessors.prune(fd)
+                predecessors.forget(fd)
         return True
     finally:
         os.close(fd)

@@ -68,7 +68,7 @@ The steps themselves: publishing.py (W, S) and reading.py (R).
 
 from __future__ import annotations
 
-from typing import Any, Callable, NoReturn, Protocol
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, Protocol
 
 from shmstate.layout import Content, Layout
 
@@ -112,7 +112,10 @@ class Title(Protocol):
     def commit(self, start: int, nbytes: int) -> None:
         """Put memory behind ``nbytes`` from ``start``, or raise."""
 
-    def prepare(self, layout: Layout, content: Content) -> None:
+    def is_named(self) -> bool:
+        """Whether the name leads to what is owned; False if it leads to nothing. Raises if it leads elsewhere."""
+
+    def prepare(self, layout: Layout, content: Optional[Content]) -> None:
         """S1. Raises, and nothing has changed."""
 
     def take_name(self) -> None:
@@ -143,6 +146,32 @@ class Place(Protocol):
 
         Called by many threads. Each successor is bound once, and is not adopted if that raises.
         """
+
+
+Encode = Callable[[Any], Any]
+Refuse = Callable[[Any, Exception], Exception]
+Publish = Callable[[Any], int]
+
+
+class Publishing(NamedTuple):
+    """A writer's side of one state.
+
+    ``through(encode, refuse)`` makes a ``publish(value)`` that returns the version. ``encode(value)`` must return bytes
+    or a contiguous view of single bytes; what it raises becomes ``refuse(value, error)``.
+    ``lend(nbytes)`` begins a publish whose payload is filled in place, and returns where, or None if there is no such
+    place now; nobody else publishes until ``take_back(nbytes)``, or ``take_back(None)`` which drops it.
+    ``beat()`` says that the last state is still current. ``move(choose)`` moves it, as it is. ``hide()`` moves it so that
+    readers have nothing until the next publish, whose version is the next.
+    """
+
+    through: Callable[[Encode, Refuse], Publish]
+    lend: Callable[[int], Optional[memoryview]]
+    take_back: Callable[[Optional[int]], int]
+    move: Callable[[Callable[[int], Layout]], None]
+    hide: Callable[[], None]
+    beat: Callable[[], None]
+    latest: Callable[[], int]
+    retire: Callable[[Callable[[], Exception]], None]
 
 
 class Retired:

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import zlib
 from functools import partial
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
-from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish, StateTooLarge
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, RETIRED, WAKE, Content, Layout, whole_pages, with_room_for
+from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish
+from shmstate.layout import (
+    HEARTBEAT,
+    INTENT,
+    LATEST,
+    NEVER_WRITTEN,
+    RETIRED,
+    WAKE,
+    WITHHELD,
+    Content,
+    Layout,
+    whole_pages,
+    with_room_for,
+)
 from shmstate.memory import lend as borrow
-from shmstate.protocol import Memory, Retired, Title
-
-Encode = Callable[[Any], Any]
-Refuse = Callable[[Any, Exception], Exception]
-Publish = Callable[[Any], int]
+from shmstate.protocol import Encode, Memory, Publish, Publishing, Refuse, Retired, Title
+from shmstate.refusals import corrupt_error, larger, reentrant_error
 
 #: What a slot has committed before it is known: less than any length, so that all that begins by asking comes by.
 _UNKNOWN = -1
 #: Nobody counts that far; but a word that somebody else has overwritten must still take one more.
 _MOST_WAKES = 2**62
+#: Nanoseconds between two looks whether the name still leads to what is published. A look takes about a microsecond.
+LOOK_INTERVAL_NS = 100_000_000
+
+_log = logging.getLogger("shmstate")
 
 # Words, data, the slots' number and places, whether a checksum is stored, bytes committed a slot, and what wakes readers
 # (None: nobody is to). One tuple, so that a move is one store: an exception from a signal may come between any two.
 _Bound = Tuple[Any, Any, int, Any, bool, List[int], Optional[Callable[[], object]]]
-
-
-class Publishing(NamedTuple):
-    """A writer's side of one state.
-
-    ``through(encode, refuse)`` makes a ``publish(value)`` that returns the version. ``encode(value)`` must return bytes
-    or a contiguous view of single bytes; what it raises becomes ``refuse(value, error)``.
-    ``lend(nbytes)`` begins a publish whose payload is filled in place, and returns where, or None if there is no such
-    place now; nobody else publishes until ``take_back(nbytes)``, or ``take_back(None)`` which drops it.
-    ``beat()`` says that the last state is still current. ``move(choose)`` moves it, as it is.
-    """
-
-    through: Callable[[Encode, Refuse], Publish]
-    lend: Callable[[int], Optional[memoryview]]
-    take_back: Callable[[Optional[int]], int]
-    move: Callable[[Callable[[int], Layout]], None]
-    beat: Callable[[], None]
-    latest: Callable[[], int]
-    retire: Callable[[Callable[[], Exception]], None]
 
 
 def _as_it_is(payload: Any) -> Any:
@@ -87,6 +82,7 @@ def open_publishing(
     is_our_gate = gate._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
     has_turn = False
     moving = False  # a move has begun, and nobody has looked yet how it ended
+    look_at = now() + LOOK_INTERVAL_NS  # when it is due to look whether the name is still there
 
     def alone(encode: Encode, refuse: Refuse) -> Publish:
         def publish(value: Any) -> int:  # noqa: PLR0912
@@ -121,7 +117,7 @@ def open_publishing(
                     fence()
                 data[start : start + length] = payload  # W2
                 words[length_at] = length
-                words[published_at] = now()
+                words[published_at] = moment = now()
                 if checked:
                     words[checksum_at] = crc32(payload)
                 if weak:
@@ -130,6 +126,8 @@ def open_publishing(
                 if ring is not None:
                     words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4
                     ring()
+                if moment > look_at:
+                    look_for_name()
                 publishing = False
                 end_turn()
                 return version
@@ -194,19 +192,13 @@ def open_publishing(
             gate.release()
 
     def reentrant() -> ReentrantPublish:
-        return ReentrantPublish(
-            f"state {name!r}: published in the middle of a publish, a loan or a move of the same thread, by a signal"
-            f" handler or inside the loan's block"
-        )
+        return reentrant_error(name)
 
     def is_corruption(error: BaseException) -> bool:
         return type(error) is ValueError and bool(bound[0][LATEST] >= RETIRED)
 
     def corrupt() -> CorruptSegment:
-        return CorruptSegment(
-            f"state {name!r}: LATEST is {bound[0][LATEST]}, which no writer has published; somebody else has overwritten"
-            f" it. Close this writer, remove the state (`shmstate reclaim`) and open a new one"
-        )
+        return corrupt_error(name, bound[0][LATEST])
 
     def make_room(version: int, slot: int, length: int, payload: Any) -> bool:
         """Have memory for ``length`` bytes of ``version``. True: it has been published, by moving. False: look again."""
@@ -219,31 +211,19 @@ def open_publishing(
         layout = title.segment.layout
         fitting = layout if wanted is None else wanted
         if length > fitting.stride:
-            fitting = larger(fitting, length)
-        if fitting == layout:
+            fitting = larger(fitting, length, grows, name)
+        if fitting == layout and title.is_named():
             title.commit(layout.where[slot].start, max(length, 1))  # I7
             bound[5][slot] = whole_pages(length)
             return False
         move_to(fitting, version, payload, now())
         return True
 
-    def larger(layout: Layout, length: int) -> Layout:
-        most = layout.stride
-        if grows:
-            layout = with_room_for(layout, length)
-            most = layout.stride
-        if length > most:
-            raise StateTooLarge(
-                f"state {name!r}: {length} bytes are more than its max_size of {most}; nothing was published."
-                f" Make the writer with a larger max_size (unused bytes cost nothing){'' if grows else ', or grow=True'}"
-            )
-        return layout
-
     def move_to(layout: Layout, version: int, payload: Any, published: int) -> None:
         nonlocal moving
         words, _, _, _, _, committed, ring = bound
         moving = True
-        checksum = crc32(payload) if layout.checksum else 0
+        checksum = crc32(payload) if layout.checksum and payload is not None else 0
         title.prepare(layout, Content(version, payload, published, checksum, words[HEARTBEAT], words[wake_at]))  # S1
         # Whatever ends this from now on, the next publish comes by make_room() and looks how far it came.
         committed[:] = [_UNKNOWN] * len(committed)
@@ -266,21 +246,50 @@ def open_publishing(
 
     # What is not called thousands of times a second.
 
+    def look_for_name() -> None:
+        """Give the state its name again if another program has removed it. In the turn, after a publish or before one.
+
+        Raises StateNotFound or NameInUse if the name leads to another program's file; the next publish looks again.
+        """
+        nonlocal look_at
+        if moving:
+            settle()
+        if not title.is_named():
+            move_to(title.segment.layout, *last_state())
+            _log.warning("state %r: its name was removed by another program; this writer has given it back", name)
+        look_at = now() + LOOK_INTERVAL_NS
+
     def move(choose: Callable[[int], Layout]) -> None:
         """To the layout that ``choose(nbytes)`` gives for the last state. NotPublished if there is none."""
         begin()
         try:
             if moving:
                 settle()
-            words, data, slots, where, *_ = bound
-            version: int = words[LATEST]
-            if not version:
+            version, payload, published = last_state()
+            if payload is None:
                 raise NotPublished(f"state {name!r}: nothing has been published yet, so there is nothing to move")
-            start, length_at, published_at, _ = where[version % slots]
-            payload = data[start : start + words[length_at]]
-            move_to(choose(len(payload)), version, payload, words[published_at])
+            move_to(choose(len(payload)), version, payload, published)
         finally:
             end()
+
+    def hide() -> None:
+        begin()
+        try:
+            if moving:
+                settle()
+            version, payload, published = last_state()
+            if payload is not None:
+                move_to(title.segment.layout if wanted is None else wanted, version, None, published)
+        finally:
+            end()
+
+    def last_state() -> Tuple[int, Optional[bytes], int]:
+        words, data, slots, where, *_ = bound
+        version: int = words[LATEST]
+        start, length_at, published_at, _ = where[version % slots]
+        stop = start + words[length_at]
+        is_readable = version and stop - start not in (NEVER_WRITTEN, WITHHELD)
+        return version, data[start:stop] if is_readable else None, words[published_at] if is_readable else 0
 
     def begin() -> None:
         nonlocal publishing
@@ -309,8 +318,8 @@ def open_publishing(
             slot = version % slots
             fitting = title.segment.layout if wanted is None else wanted
             if nbytes > fitting.stride:
-                fitting = larger(fitting, nbytes)
-            if fitting != title.segment.layout:
+                fitting = larger(fitting, nbytes, grows, name)
+            if fitting != title.segment.layout or (nbytes > committed[slot] and not title.is_named()):
                 end()
                 return None
             if nbytes > committed[slot]:
@@ -338,7 +347,7 @@ def open_publishing(
                 version += 1
                 start, length_at, published_at, checksum_at = where[version % slots]
                 words[length_at] = length  # W2, the rest of it
-                words[published_at] = now()
+                words[published_at] = moment = now()
                 if checked:
                     words[checksum_at] = crc32(data[start : start + length])
                 if weak:
@@ -347,13 +356,29 @@ def open_publishing(
                 if ring is not None:
                     words[WAKE] = words[WAKE] % _MOST_WAKES + 1  # W4
                     ring()
+                if moment > look_at:
+                    look_for_name()
             return version
         finally:
             end()
 
     def beat() -> None:
         look_after_the_others()
-        bound[0][HEARTBEAT] = now()
+        moment = now()
+        while True:
+            words = bound[0]
+            words[HEARTBEAT] = moment
+            if words is bound[0]:  # otherwise it has moved, perhaps before this was stored
+                break
+        if moment > look_at:
+            try:
+                begin()
+            except ReentrantPublish:  # in the middle of a publish of this thread, which looks itself
+                return
+            try:
+                look_for_name()
+            finally:
+                end()
 
     def latest() -> int:
         look_after_the_others()
@@ -372,4 +397,4 @@ def open_publishing(
         # In a forked child the turn may be a thread's that did not come along; nobody would ever end it.
         take_turn = partial(words.__getitem__, latest_at)
 
-    return Publishing(in_turn if title.shared else alone, lend, take_back, move, beat, latest, retire)
+    return Publishing(in_turn if title.shared else alone, lend, take_back, move, hide, beat, latest, retire)

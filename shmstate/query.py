@@ -45,7 +45,7 @@ class Answers(Dict[str, Answer]):
 
 
 class _Known:
-    """A worker we read, and what we last learned of its writer. The last use closes the reader."""
+    """A worker we read, and what we last learned of its writer."""
 
     __slots__ = ("alive", "looked", "reader")
 
@@ -53,11 +53,6 @@ class _Known:
         self.reader = reader
         self.alive = False
         self.looked = float("-inf")
-
-    def __del__(self) -> None:
-        # Each query holds this object while it reads, so no read is under way. The reader is part of a cycle: without
-        # this its memory would stay mapped until the next collection of garbage.
-        self.reader.close()
 
 
 def state_name(fleet: str, worker: str) -> str:

@@ -285,8 +285,7 @@ class StateReader(Handle):
     @property
     def writer_alive(self) -> bool:
         """Whether a living writer owns the state. Asks the kernel, some microseconds."""
-        self._latest()  # ReaderClosed, if so; and follows a move
-        return ownership.is_owned(self._segment.path, self._segment.inode)
+        return self._place.is_owned(self._latest)  # which raises ReaderClosed, if so
 
     @property
     def superseded(self) -> bool:

@@ -13,7 +13,7 @@ import zlib
 from typing import Any, Callable, List, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidOption, NotPublished, Overwritten, ReadTimeout
-from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, PAGE, RETIRED, WAKE, WORD, Layout
+from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, PAGE, RETIRED, WAKE, WITHHELD, WORD, Layout
 from shmstate.memory import lend
 from shmstate.protocol import Memory, Place, Retired
 
@@ -27,6 +27,11 @@ _BARRED = -1
 #: Stands for the words of a segment that the reader has left. Every LENGTH in it fails its bounds check, so a function
 #: that a caller has kept since before the move goes to the segment that the reader is in now.
 _LEFT = (NEVER_WRITTEN,) * (PAGE // WORD)
+
+#: What an attempt finds at a version that this segment never held, and at one that readers are not to see.
+_LEFT_OUT: Tuple[Any, int] = (None, -1)
+_WITHHELD: Tuple[Any, int] = (None, -2)
+_ABSENT = {NEVER_WRITTEN: _LEFT_OUT, WITHHELD: _WITHHELD}
 
 #: Copies, or whatever else a read is for, out of the live bytes: R3.
 Take = Callable[[Any, int, int], Any]
@@ -75,7 +80,11 @@ class SegmentReader:
         return version
 
     def attempt(self, version: int, take: Optional[Take]) -> Optional[Tuple[Any, int]]:
-        """Take steps R2 to R4 for a version: ``(taken, published_ns)``, or None if the copy was not whole."""
+        """Take steps R2 to R4 for a version: ``(taken, published_ns)``, or None if the copy was not whole.
+
+        _LEFT_OUT says that this segment never held the version: it was not carried over when the state moved here.
+        _WITHHELD says that readers are not to see it: its writer began afresh.
+        """
         words, data, view, layout, fence = self.words, self.data, self.view, self.layout, self._fence
         where, slots, checked = self._places, layout.slots, layout.checksum
         if fence:
@@ -89,7 +98,7 @@ class SegmentReader:
             unchecked = not checked or take is live  # to check those would read them all
             if self.is_whole(version) and (unchecked or zlib.crc32(taken) == checksum):
                 return taken, published
-        return None
+        return _ABSENT.get(length)
 
     def is_whole(self, version: int) -> bool:
         """Return whether all that was read of a version before this call was that version's: R4."""
@@ -278,7 +287,12 @@ def open_reading(
                 raise NotPublished(f"state {name!r}: nothing has been published yet; try again later")
             first = first or version
             found = steps.attempt(version, take)
-            if found is not None:
+            if found is _WITHHELD:
+                raise NotPublished(
+                    f"state {name!r}: its writer has begun afresh after version {version}, and has published nothing"
+                    f" since; try again later"
+                )
+            if found is not None and found is not _LEFT_OUT:
                 return found[0], version, found[1], steps
             spoilt[0] += 1
             give_way()
@@ -321,13 +335,13 @@ def open_reading(
                 f"state {name!r}: version {version} is not published yet; the latest is {latest_version}"
             )
         found = steps.attempt(version, None)
-        if found is not None:
-            return found[0], version, found[1], steps
-        if steps.words[steps.layout.where[version % steps.layout.slots].length] == NEVER_WRITTEN:
+        if found is _LEFT_OUT or found is _WITHHELD:
             raise Overwritten(
                 f"state {name!r}: version {version} was left behind when the state moved to another segment; it is at"
                 f" version {latest_version}"
             )
+        if found is not None:
+            return found[0], version, found[1], steps
         if steps.is_whole(version):  # so it was nothing of the writer's making that spoilt it
             raise steps.corrupt(version)
         raise steps.gone(version)

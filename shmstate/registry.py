@@ -7,11 +7,11 @@ import time
 from contextlib import suppress
 from typing import List, NamedTuple, Optional, Tuple, Type
 
-from shmstate import ownership, reading
+from shmstate import ownership, predecessors, reading
 from shmstate.attachment import Attachment
 from shmstate.compat import require_platform
 from shmstate.errors import InvalidOption, NotPublished, ShmStateError, StateNotFound
-from shmstate.layout import NEW_PREFIX, PREFIX, SHM_DIR, file_name
+from shmstate.layout import NEW_PREFIX, OLD_PREFIX, PREFIX, SHM_DIR, file_name
 
 #: What one state of many can raise when it is read. It is that state's problem, and no other's.
 MEMBER_ERRORS: Tuple[Type[Exception], ...] = (ShmStateError, OSError, MemoryError, RecursionError)
@@ -90,12 +90,12 @@ def _look_at(name: str, trust_uid: Optional[int]) -> StateInfo:
 
 def _describe(place: Attachment, name: str) -> StateInfo:
     steps = reading.open_reading(place, name)
-    steps.latest()  # which follows a move
+    alive = place.is_owned(steps.latest)  # which follows a move
     segment = place.segment
     layout, identity = segment.layout, segment.identity()
     info = StateInfo(
         name,
-        alive=ownership.is_owned(segment.path, segment.inode),
+        alive=alive,
         owner_pid=identity.owner_pid,
         created=identity.created_ns / 1e9,
         codec=layout.codec,
@@ -125,8 +125,8 @@ def reclaim(prefix: str = "", *, name: Optional[str] = None, dry_run: bool = Fal
     ``reclaim(name="job")`` does not. Raises InvalidName, and InvalidOption if both are given.
     With ``dry_run`` nothing is removed; the names are those that would be.
     What a living writer owns is left alone; so is what belongs to another user, and what is no segment. Attached
-    readers keep the last state. With ``prefix=""`` drafts go too, whose making was cut short before they had a name;
-    they are listed by file name.
+    readers keep the last state. With ``prefix=""`` drafts go too, whose making was cut short before they had a name, and
+    segments that every writer of a shared state has left; both are listed by file name.
     """
     require_platform()
     if name is None:
@@ -143,6 +143,8 @@ def reclaim(prefix: str = "", *, name: Optional[str] = None, dry_run: bool = Fal
                 found = file[len(PREFIX) :]
                 if ownership.remove_if_dead(path, found, dry_run):
                     removed.append(found)
-            elif not prefix and file.startswith(NEW_PREFIX) and _was_given_up(file, path, dry_run):
+            elif (not prefix and file.startswith(NEW_PREFIX) and _was_given_up(file, path, dry_run)) or (
+                not prefix and file.startswith(OLD_PREFIX) and predecessors.remove_if_left(path, dry_run)
+            ):
                 removed.append(file)
     return removed

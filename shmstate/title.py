@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import Callable, Optional
 
-from shmstate import ownership, turns
+from shmstate import ownership, predecessors, turns
 from shmstate.errors import CodecMismatch, NameInUse, ShmStateError, StateNotFound
 from shmstate.layout import Content, Layout
 from shmstate.memory import Segment
@@ -25,6 +25,7 @@ class Title:
         self.segment = segment
         self._heir: Optional[Segment] = None
         self._draft = ""
+        self._is_restored = False
         self._closed: Callable[[], None]
 
     def at_close(self, closed: Callable[[], None]) -> None:
@@ -36,21 +37,44 @@ class Title:
         """Put memory behind that part of it. Raises OutOfSharedMemory, StateNotFound."""
         self.segment.commit(start, nbytes)
 
-    def prepare(self, layout: Layout, content: Content) -> None:
+    def is_named(self) -> bool:
+        """Whether the name leads to what is owned; False if it leads to nothing. Raises StateNotFound if to another file."""
+        owned = self.segment
+        inode = ownership.inode_at(owned.path)
+        if inode is not None and inode != owned.inode:
+            raise StateNotFound(
+                f"state {owned.name!r}: {owned.path} was replaced by another program, so no reader finds what this writer"
+                f" publishes; close this writer and open a new one"
+            )
+        return inode is not None
+
+    def prepare(self, layout: Layout, content: Optional[Content]) -> None:
         """Build the successor, S1 in protocol.py. Raises OutOfSharedMemory, StateNotFound; then nothing has changed."""
         owned = self.segment
-        if not ownership.leads_to(owned.path, owned.inode):
-            raise StateNotFound(
-                f"state {owned.name!r}: {owned.path} was removed or replaced by somebody else, so it cannot move to"
-                f" another segment; close this writer and open a new one"
-            )
+        self._is_restored = not self.is_named()
         identity = ownership.own_identity()._replace(created_ns=owned.identity().created_ns)
         self._draft = ownership.draft_of(identity)
-        self._heir = ownership.build(self._draft, owned.name, layout, identity, content, self.shared)
+        self._heir = ownership.build(
+            self._draft, owned.name, layout, identity, content, self.shared, self._predecessor()
+        )
+
+    def _predecessor(self) -> int:
+        """The inode that the successor has for its PREDECESSOR; 0: none, as no other writer is in what is left."""
+        return 0
 
     def take_name(self) -> None:
-        """Give the successor the name, S3."""
-        os.rename(self._draft, self.segment.path)
+        """Give the successor the name, S3. Raises NameInUse if the name was removed, and is another segment's by now."""
+        path = self.segment.path
+        if not self._is_restored:
+            os.rename(self._draft, path)
+            return
+        try:
+            os.link(self._draft, path)
+        except FileExistsError:
+            raise NameInUse(
+                f"state {self.segment.name!r}: {path} was removed, and another program has made it again; close this"
+                f" writer and open a new one"
+            ) from None
 
     def settle(self) -> None:
         """Own the successor if the name leads to it; throw it away otherwise.
@@ -58,15 +82,16 @@ class Title:
         The segment that was left is not closed: other threads may be in the middle of a load. It goes with the last use.
         """
         heir = self._heir
-        if heir is not None and ownership.leads_to(heir.path, heir.inode):
-            if self.segment is not heir:
-                heir.at_close(self._closed)
-                self.segment = heir
-        elif self._draft:
-            with suppress(FileNotFoundError):
+        is_owned = heir is not None and ownership.leads_to(heir.path, heir.inode)
+        if heir is not None and is_owned and self.segment is not heir:
+            heir.at_close(self._closed)
+            left, self.segment = self.segment, heir
+            left.disclaim()  # O8 in ownership.py
+        if self._draft:
+            with suppress(FileNotFoundError):  # a rename has taken it away
                 os.unlink(self._draft)
-            if heir is not None:
-                heir.close()
+        if heir is not None and not is_owned:
+            heir.close()
         self._heir, self._draft = None, ""
 
     def take_turn(self) -> None:
@@ -99,14 +124,37 @@ class SharedTitle(Title):
         if self.segment.is_open:
             turns.end(self.segment.fd)
 
+    def prepare(self, layout: Layout, content: Optional[Content]) -> None:
+        """Build the successor, S1, and give what is left its second name, P1 in predecessors.py. Raises as any title."""
+        super().prepare(layout, content)
+        owned = self.segment
+        try:
+            if self._predecessor():
+                with suppress(FileExistsError):  # from a move that was not completed
+                    os.link(owned.path, predecessors.second_name(owned.identity().created_ns, owned.inode))
+        except BaseException:
+            self.settle()
+            raise
+
+    def _predecessor(self) -> int:
+        # Others may be present in what is left, or come to be until S3. A segment without a name gets no second one.
+        return 0 if self._is_restored else self.segment.inode
+
     def follow(self) -> bool:
         """Own the segment that another has moved the state to, without the turn. False if it is where it was.
 
-        Raises CodecMismatch if it is written with another codec now; NameInUse if it is another's alone.
+        Raises CodecMismatch if it is written with another codec now; NameInUse if it is another's alone; StateNotFound
+        if it was removed.
         """
         left = self.segment
-        if not ownership.leads_elsewhere(left.path, left.inode):
+        inode = ownership.inode_at(left.path)
+        if inode == left.inode:
             return False
+        if inode is None:
+            raise StateNotFound(
+                f"state {left.name!r} has moved to another segment, and {left.path} was removed by another program since;"
+                f" close this writer and open a new one"
+            )
         joined = ownership.join(left.name, shared=True)
         if joined is None:  # it has moved again
             return True
@@ -126,24 +174,32 @@ class SharedTitle(Title):
 
     def settle(self) -> None:
         """As of any title; the turn at the segment that was left is over then."""
-        left = self.segment
+        left, is_moving = self.segment, bool(self._draft)
         super().settle()
         if self.segment is not left:
             self._leave(left)
+        elif is_moving:
+            predecessors.forget(left.fd)
 
-    @staticmethod
-    def _leave(left: Segment) -> None:
+    def _leave(self, left: Segment) -> None:
         turns.end(left.fd)
+        ownership.let_go(left)
         left.drop()
+        predecessors.prune(self.segment.fd)
 
     def give_up(self, unlink: bool) -> None:
         """Own the state no more; the last of those who owned it removes its name, with ``unlink``."""
         self.settle()
-        path, name = self.segment.path, self.segment.name
-        self.segment.close()
+        left = self.segment
+        second_name = predecessors.second_name(left.identity().created_ns, left.inode)
+        predecessors.prune(left.fd)
+        ownership.let_go(left)
         if unlink:
             with suppress(OSError, ShmStateError):  # gone, or something else by now
-                ownership.remove_if_dead(path, name)
+                ownership.remove_if_dead(left.path, left.name)
+        with suppress(OSError):  # as a rule it has none
+            predecessors.remove_if_left(second_name)
+        left.close()
 
 
 def require_same_codec(theirs: str, ours: str, name: str) -> None:

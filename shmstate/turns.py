@@ -41,6 +41,11 @@ def appear(fd: int) -> None:
     _lock(fd, _SET, fcntl.F_RDLCK, _PRESENCE)
 
 
+def vanish(fd: int) -> None:
+    """Be seen no more, although ``fd`` or a map of it stays open."""
+    _lock(fd, _SET, fcntl.F_UNLCK, _PRESENCE)
+
+
 def is_anybody_there(fd: int) -> bool:
     """Whether others are seen."""
     return _lock(fd, _GET, fcntl.F_WRLCK, _PRESENCE) != fcntl.F_UNLCK

@@ -6,11 +6,11 @@ import functools
 import os
 from typing import Any, Callable, Optional, Union
 
-from shmstate import ownership, publishing, turns
+from shmstate import ownership, protocol, publishing
 from shmstate.codecs import CodecLike, codec_named, flat_encoder
 from shmstate.compat import STRONGLY_ORDERED
 from shmstate.ending import Ending
-from shmstate.errors import EncodeError, InvalidOption, WriterClosed
+from shmstate.errors import EncodeError, InvalidOption, NameInUse, WriterClosed
 from shmstate.handle import Handle
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
 from shmstate.loan import Loan
@@ -30,10 +30,12 @@ class StateWriter(Handle):
     ``shared``    own it with other writers that share it too, in any process: each publish waits for its turn, versions
                   are in the order of publishes, and a writer that dies in its turn holds up nobody
     ``notify``    wake readers that wait with each publish, some microseconds; without it they look every few milliseconds
+    ``fresh``     do not show readers what a dead writer left: until the first publish they get NotPublished. Versions go on
     ``checksum``  store and check a CRC-32. None: where the machine reorders memory accesses (not on x86-64)
 
     A segment that a dead writer left is adopted with its last state and version. If it was made with other options the
-    first publish moves the state to one that has these; until then readers get what the dead writer left.
+    first publish moves the state to one that has these; until then readers get what the dead writer left, as old as it is:
+    adopting a state confirms nothing.
     ``close()``, leaving the with-block, garbage collection and a normal exit of the process all remove the segment;
     a process that is killed leaves it, last state and all, for readers, the next writer, or ``reclaim()``.
 
@@ -62,6 +64,7 @@ class StateWriter(Handle):
         grow: bool = True,
         shared: bool = False,
         notify: bool = False,
+        fresh: bool = False,
         checksum: Optional[bool] = None,
     ) -> None:
         self._options = {
@@ -71,6 +74,7 @@ class StateWriter(Handle):
             "grow": grow,
             "shared": shared,
             "notify": notify,
+            "fresh": fresh,
             "checksum": checksum,
         }
         self._codec = codec_named(codec)
@@ -91,6 +95,20 @@ class StateWriter(Handle):
         if self._codec.fill is not None:
             self.publish = _filling(name, self._codec.fill, self._steps, self._refuse)
         self.publish_bytes = self._steps.through(flat_encoder(codec_named("raw")), self._refuse)
+        if fresh:
+            self._begin_afresh()
+
+    def _begin_afresh(self) -> None:
+        try:
+            if self._options["shared"] and ownership.are_others_present(self._segment):
+                raise NameInUse(
+                    f"state {self.name!r} has other writers (shared=True), so fresh=True would hide what they have"
+                    f" published; leave fresh out"
+                )
+            self._steps.hide()
+        except BaseException:
+            self.close(unlink=False)
+            raise
 
     def _wanted(self, found: Layout) -> Layout:
         """What the options ask for, where a segment of the layout ``found`` is there."""
@@ -149,7 +167,7 @@ def _entitled(name: str, layout: Layout, shared: bool) -> Title:
     if not shared:
         return Title(segment)
     try:
-        if turns.is_anybody_there(segment.fd):
+        if ownership.are_others_present(segment):
             require_same_codec(segment.layout.codec, layout.codec, name)
     except BaseException:
         segment.close()
@@ -157,7 +175,7 @@ def _entitled(name: str, layout: Layout, shared: bool) -> Title:
     return SharedTitle(segment)
 
 
-def _filling(name: str, fill: Any, steps: publishing.Publishing, refuse: publishing.Refuse) -> Callable[[Any], int]:
+def _filling(name: str, fill: Any, steps: protocol.Publishing, refuse: protocol.Refuse) -> Callable[[Any], int]:
     def publish(value: Any) -> int:
         try:
             nbytes, write = fill(value)
@@ -171,7 +189,7 @@ def _filling(name: str, fill: Any, steps: publishing.Publishing, refuse: publish
     return publish
 
 
-def _refusal(name: str) -> publishing.Refuse:
+def _refusal(name: str) -> protocol.Refuse:
     def refuse(value: Any, error: Exception) -> EncodeError:
         return EncodeError(
             f"state {name!r}: a {type(value).__name__} did not encode ({type(error).__name__}: {error});"

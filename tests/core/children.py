@@ -221,6 +221,18 @@ def share(name: str, me: str, times: str) -> None:
         wait_for_the_test()
 
 
+def share_and_move(name: str, how: str) -> None:
+    """Publish as one of several writers, move the state, publish once more, and wait."""
+    writer = shmstate.StateWriter(name, shared=True, max_size=4096)
+    writer.publish("before")
+    if how == "trim":
+        writer.trim()
+    else:
+        writer.publish("x" * 70_000)
+    writer.publish("after")
+    stay("moved")
+
+
 def share_and_stop_in_the_turn(name: str, where: str) -> None:
     """Publish once; then take the turn, come as far as ``where`` and stay there."""
     writer = shmstate.StateWriter(name, shared=True, codec="raw", max_size=4096)

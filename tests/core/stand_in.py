@@ -168,9 +168,12 @@ class Owner:
     def commit(self, start: int, nbytes: int) -> None:
         self.segment.commit(start, nbytes)
 
-    def prepare(self, shape: Layout, content: Content) -> None:
+    def is_named(self) -> bool:
+        return True
+
+    def prepare(self, layout: Layout, content: Optional[Content]) -> None:
         self.segment.touch("prepare")
-        self._heir = View(Bytes(shape, content), self.segment.weak, self.segment.side)
+        self._heir = View(Bytes(layout, content), self.segment.weak, self.segment.side)
 
     def take_name(self) -> None:
         assert self._heir is not None

@@ -286,15 +286,16 @@ def test_close_removes_the_name_only_if_it_still_leads_to_its_own_segment(name: 
             assert reader.writer_alive
 
 
-def test_a_writer_whose_file_was_removed_does_not_count_as_alive(name: str) -> None:
+def test_a_writer_whose_file_was_removed_counts_as_alive_until_it_closes(name: str) -> None:
     with StateWriter(name) as writer:
         writer.publish(1)
-        with StateReader(name) as reader:
-            os.unlink(path_of(name))
+        reader = StateReader(name)
+        os.unlink(path_of(name))
 
-            assert not reader.writer_alive
-            assert not reader.superseded
-            assert reader.get() == 1
+        assert reader.writer_alive
+        assert not reader.superseded
+        assert reader.get() == 1
+    assert not reader.writer_alive
 
 
 def test_a_symbolic_link_is_refused(prefix: str) -> None:

@@ -22,7 +22,7 @@ from shmstate.errors import (
     StateTooLarge,
 )
 from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, PAGE
-from shmstate.publishing import Publishing
+from shmstate.protocol import Publishing
 from shmstate.reading import Reading, live
 from tests.core.stand_in import STRIDE, Bytes, Names, Owner, Stopped, View, Visitor, layout
 

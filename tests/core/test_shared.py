@@ -19,12 +19,13 @@ from shmstate import (
     StateWriter,
     WriterClosed,
     list_states,
+    predecessors,
     publishing,
     reclaim,
     turns,
 )
-from shmstate.layout import LATEST, SHM_DIR
-from shmstate.publishing import Publishing
+from shmstate.layout import LATEST, OLD_PREFIX, SHM_DIR
+from shmstate.protocol import Publishing
 from tests.core import children
 from tests.core.children import Child, until
 from tests.core.stand_in import Bytes, Names, SharingOwner, Stopped, Turn, View, Visitor, layout
@@ -184,6 +185,131 @@ def test_the_state_lives_until_the_last_of_its_writers_closes(name: str) -> None
         assert alive == [True, True, True, False]
         assert not os.path.exists(file_of(name))
         assert reader.get() == "b"
+
+
+def old_segments() -> List[str]:
+    return [file for file in os.listdir(SHM_DIR) if file.startswith(OLD_PREFIX)]
+
+
+def is_kept_alive_by(living: StateWriter, name: str) -> bool:
+    """Whether nothing and nobody takes the state away from a writer that has not followed it yet."""
+    with StateReader(name) as reader:
+        assert reader.writer_alive
+        assert [state.alive for state in list_states(name)] == [True]
+        assert reclaim(name) == reclaim(name=name) == []
+        assert not set(reclaim(dry_run=True)) & {name, *old_segments()}
+        with pytest.raises(NameInUse, match=f"'{name}' is owned by"):
+            StateWriter(name)
+        version = reader.version
+        assert [living.publish(number) for number in range(3)] == [version + 1, version + 2, version + 3]
+        return bool(reader.get() == 2)
+
+
+WAYS_TO_MOVE: Dict[str, Callable[[StateWriter], object]] = {
+    "trim": StateWriter.trim,
+    "grow": lambda writer: writer.publish("x" * 70_000),
+    "trim and grow": lambda writer: (writer.trim(), writer.publish("x" * 70_000), writer.trim()),
+}
+
+
+@pytest.mark.parametrize("move", WAYS_TO_MOVE.values(), ids=WAYS_TO_MOVE)
+def test_a_writer_that_moves_the_state_and_closes_takes_it_away_from_none(
+    name: str, move: Callable[[StateWriter], object]
+) -> None:
+    before = old_segments()
+    with StateWriter(name, shared=True, max_size=4096) as living:
+        for number in range(8):
+            living.publish(number)
+        for _ in range(2):
+            mover = StateWriter(name, shared=True, max_size=4096)
+            mover.publish("A9")
+            move(mover)
+            mover.close()
+            assert is_kept_alive_by(living, name)
+            assert old_segments() == before
+        move(living)
+    assert not os.path.exists(file_of(name))
+    assert old_segments() == before
+
+
+@pytest.mark.parametrize("move", ["trim", "grow"])
+def test_a_writer_that_moves_the_state_and_is_killed_takes_it_away_from_none(
+    start: Start, name: str, move: str
+) -> None:
+    before = old_segments()
+    with StateWriter(name, shared=True, max_size=4096) as living:
+        for number in range(8):
+            living.publish(number)
+        child = start(children.share_and_move, name, move)
+        assert child.line() == "moved"
+        child.kill()
+        assert is_kept_alive_by(living, name)
+        assert old_segments() == before
+    assert not os.path.exists(file_of(name))
+
+
+def test_writers_that_are_moves_behind_each_other_keep_the_state_alive(name: str) -> None:
+    before = old_segments()
+    writers = []
+    for _ in range(4):  # each is left behind by the next one's move
+        writers.append(StateWriter(name, shared=True, max_size=4096))
+        writers[-1].publish(len(writers))
+        writers[-1].trim()
+    reader = StateReader(name)
+    for writer in (writers[3], writers[1], writers[2]):
+        writer.close()
+        assert reader.writer_alive
+        assert reclaim(name) == []
+    assert writers[0].publish("on") == 5
+    assert reader.get() == "on"
+    assert old_segments() == before
+    writers[0].close()
+    assert not reader.writer_alive
+    assert not os.path.exists(file_of(name))
+
+
+def test_a_writer_that_ends_without_having_followed_leaves_nothing(name: str) -> None:
+    before = old_segments()
+    behind = StateWriter(name, shared=True)
+    behind.publish(1)
+    mover = StateWriter(name, shared=True)
+    mover.trim()
+    behind.close()
+    assert old_segments() == before
+    assert mover.publish(2) == 2
+    mover.close()
+    assert not os.path.exists(file_of(name))
+
+
+def test_what_killed_writers_left_of_their_moves_is_reclaimed(start: Start, name: str) -> None:
+    before = old_segments()
+    behind = start(children.share, name, 0, 1)
+    assert behind.line() == "ready"
+    mover = start(children.share_and_move, name, "trim")
+    assert mover.line() == "moved"
+    assert len(old_segments()) == len(before) + 1
+    behind.kill()
+    mover.kill()
+
+    assert reclaim(name) == [name]
+
+    assert old_segments() == before
+    assert not os.path.exists(file_of(name))
+
+
+def test_a_second_name_that_leads_nowhere_else_is_reclaimed(name: str) -> None:
+    behind = StateWriter(name, shared=True)
+    behind.publish(1)
+    with StateWriter(name, shared=True) as mover:
+        mover.trim()
+        (second,) = [file for file in old_segments() if os.stat(f"{SHM_DIR}/{file}").st_ino == behind._segment.inode]
+        assert second not in reclaim(dry_run=True)
+        assert not predecessors.remove_if_left(f"{SHM_DIR}/{second}")
+        behind._segment.close()  # as a kill does
+        behind._ending.cancel()
+        assert second in reclaim(dry_run=True)
+        assert predecessors.remove_if_left(f"{SHM_DIR}/{second}")
+        assert second not in old_segments()
 
 
 def test_a_state_that_is_left_by_all_is_taken_over(name: str) -> None:

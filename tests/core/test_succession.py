@@ -592,14 +592,30 @@ def test_a_move_that_memory_does_not_suffice_for_changes_nothing(small: Any, mon
     assert reader.version == 2
 
 
-def test_a_state_whose_name_was_taken_away_does_not_move(small: Any, name: str) -> None:
+def test_a_state_whose_name_was_removed_has_it_again_after_a_move(small: Any, name: str) -> None:
     writer, reader = small
     writer.publish(b"small")
     os.unlink(f"{SHM_DIR}/shmstate.{name}")
 
-    with pytest.raises(StateNotFound, match="removed or replaced by somebody else, so it cannot move"):
-        writer.publish(bytes(5000))
+    writer.publish(bytes(5000))
 
+    assert reader.read()[:2] == (bytes(5000), 2)
+    assert StateReader(name).version == 2
+    assert not drafts()
+
+
+def test_a_state_whose_name_leads_elsewhere_does_not_move(small: Any, name: str) -> None:
+    writer, reader = small
+    writer.publish(b"small")
+    os.unlink(f"{SHM_DIR}/shmstate.{name}")
+    with StateWriter(name, codec="raw") as another:
+        with pytest.raises(StateNotFound, match="was replaced by another program, so no reader finds"):
+            writer.publish(bytes(5000))
+        with pytest.raises(StateNotFound, match="was replaced by another program, so no reader finds"):
+            writer.trim()
+        another.publish(b"another")
+
+        assert StateReader(name).get() == b"another"
     assert reader.get() == b"small"
     assert not drafts()
 

@@ -11,6 +11,7 @@ from pytest_shmstate.kit.exploring.register import Register
 from pytest_shmstate.kit.exploring.stand_in import CALLED, Owner, Visitor, World, number_in, payload_of, shape
 from shmstate import publishing, reading
 from shmstate.errors import NotPublished, ReadTimeout
+from shmstate.protocol import Publishing
 
 NAME = "explored"
 
@@ -18,7 +19,7 @@ NAME = "explored"
 class Code(NamedTuple):
     """The steps of both sides: production's, or a mutant's."""
 
-    open_publishing: Callable[..., publishing.Publishing] = publishing.open_publishing
+    open_publishing: Callable[..., Publishing] = publishing.open_publishing
     open_reading: Callable[..., reading.Reading] = reading.open_reading
 
 

@@ -282,7 +282,11 @@ class Owner:
     def commit(self, start: int, nbytes: int) -> None:
         """There is memory everywhere."""
 
-    def prepare(self, layout: Layout, content: Content) -> None:
+    def is_named(self) -> bool:
+        """No other program removes a name here."""
+        return True
+
+    def prepare(self, layout: Layout, content: Optional[Content]) -> None:
         """S1: nobody else can see it yet, so it is one step."""
         self.actor.system_call("build a successor")
         number = self.world.add(layout)
