@@ -22,24 +22,35 @@ class Loan:
     change a state that readers have been given. Drop it (``del array``) inside the block.
     """
 
-    def __init__(self, name: str, nbytes: int, steps: Publishing) -> None:
+    def __init__(self, name: str, nbytes: int, steps: Publishing, lifetime: object = None) -> None:
+        self._lifetime = lifetime  # the writer's: it is not closed while a loan is there
         self._name = name
         self._nbytes = nbytes
         self._steps = steps
         self._lent: Optional[memoryview] = None
         self._is_in_place = False
         self._is_used = False
+        self._token = object()
         self.version = 0
 
     def __enter__(self) -> memoryview:
         if self._is_used:
             raise InvalidOption(f"state {self._name!r}: a loan serves once; ask the writer for another")
         self._is_used = True
-        # Where the state has yet to move to, there is no place in it.
-        lent = self._steps.lend(self._nbytes)
-        self._is_in_place = lent is not None
-        self._lent = memoryview(bytearray(self._nbytes)) if lent is None else lent
-        return self._lent
+        try:
+            # Where the state has yet to move to, there is no place in it.
+            lent = self._steps.lend(self._nbytes, self._token)
+            self._is_in_place = lent is not None
+            self._lent = memoryview(bytearray(self._nbytes)) if lent is None else lent
+            return self._lent
+        except BaseException:
+            self._steps.drop(self._token)  # without __enter__ there is no __exit__
+            raise
+
+    def __del__(self) -> None:
+        # An exception from a signal may come before the first instruction of __exit__.
+        if self._is_in_place:
+            self._steps.drop(self._token)
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
@@ -51,11 +62,12 @@ class Loan:
             if kind is None:
                 self.version = self._steps.through(_as_it_is, _unchanged)(lent)
             return
-        is_let_go = False
         try:
             is_let_go = _let_go(lent)
-        finally:
             version = self._steps.take_back(self._nbytes if kind is None and is_let_go else None)
+        except BaseException:
+            self._steps.drop(self._token)
+            raise
         if kind is None:
             if not is_let_go:
                 raise ViewInUse(

@@ -158,19 +158,25 @@ class Publishing(NamedTuple):
 
     ``through(encode, refuse)`` makes a ``publish(value)`` that returns the version. ``encode(value)`` must return bytes
     or a contiguous view of single bytes; what it raises becomes ``refuse(value, error)``.
-    ``lend(nbytes)`` begins a publish whose payload is filled in place, and returns where, or None if there is no such
-    place now; nobody else publishes until ``take_back(nbytes)``, or ``take_back(None)`` which drops it.
+    ``lend(nbytes, to)`` begins a publish whose payload is filled in place, and returns where, or None if there is no such
+    place now. No other thread or process publishes until ``take_back(nbytes)``, or ``take_back(None)`` which drops it, or
+    ``drop(to)``, which may be called at any time.
+    ``close(give_up)`` calls ``give_up()`` in the turn, or when the publish of this thread that is under way has ended.
+    ``finish(give_up)`` does so at the end of the process, when a thread that has the turn may never end it.
     ``beat()`` says that the last state is still current. ``move(choose)`` moves it, as it is. ``hide()`` moves it so that
     readers have nothing until the next publish, whose version is the next.
     """
 
     through: Callable[[Encode, Refuse], Publish]
-    lend: Callable[[int], Optional[memoryview]]
+    lend: Callable[[int, object], Optional[memoryview]]
     take_back: Callable[[Optional[int]], int]
+    drop: Callable[[object], None]
     move: Callable[[Callable[[int], Layout]], None]
     hide: Callable[[], None]
     beat: Callable[[], None]
     latest: Callable[[], int]
+    close: Callable[[Callable[[], None]], None]
+    finish: Callable[[Callable[[], None]], None]
     retire: Callable[[Callable[[], Exception]], None]
 
 

@@ -6,48 +6,40 @@ import logging
 import threading
 import zlib
 from functools import partial
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
+from shmstate.bound_segment import MOST_WAKES, UNKNOWN, bind, last_state
 from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish
 from shmstate.layout import (
     HEARTBEAT,
     INTENT,
     LATEST,
-    NEVER_WRITTEN,
     RETIRED,
     WAKE,
-    WITHHELD,
     Content,
     Layout,
     whole_pages,
     with_room_for,
 )
-from shmstate.memory import lend as borrow
-from shmstate.protocol import Encode, Memory, Publish, Publishing, Refuse, Retired, Title
+from shmstate.lending import open_lending
+from shmstate.protocol import Encode, Publish, Publishing, Refuse, Retired, Title
 from shmstate.refusals import corrupt_error, larger, reentrant_error
 
-#: What a slot has committed before it is known: less than any length, so that all that begins by asking comes by.
-_UNKNOWN = -1
-#: Nobody counts that far; but a word that somebody else has overwritten must still take one more.
-_MOST_WAKES = 2**62
 #: Nanoseconds between two looks whether the name still leads to what is published. A look takes about a microsecond.
 LOOK_INTERVAL_NS = 100_000_000
 
-_log = logging.getLogger("shmstate")
+#: Seconds that the end of a process waits for threads that are in the middle of a publish or a loan.
+FINISH_PATIENCE = 1.0
 
-# Words, data, the slots' number and places, whether a checksum is stored, bytes committed a slot, and what wakes readers
-# (None: nobody is to). One tuple, so that a move is one store: an exception from a signal may come between any two.
-_Bound = Tuple[Any, Any, int, Any, bool, List[int], Optional[Callable[[], object]]]
+_log = logging.getLogger("shmstate")
 
 
 def _as_it_is(payload: Any) -> Any:
     return payload
 
 
-def _bind(memory: Memory) -> _Bound:
-    words, layout = memory.words, memory.layout
-    ring = memory.bell(words, WAKE) if words[WAKE] else None
-    return words, memory.data, layout.slots, layout.where, layout.checksum, [_UNKNOWN] * layout.slots, ring
+def _do_nothing() -> None:
+    pass
 
 
 # Closures over prepared names: an attribute looked up costs as much as a load of a shared word. benchmarks/parts/numbers.py
@@ -74,41 +66,44 @@ def open_publishing(
     if not title.shared:  # otherwise in a turn, and whoever wants it decides for all
         words = title.segment.words
         # One more than it was: somebody may be about to sleep on what a writer before this one left.
-        words[WAKE] = words[WAKE] % _MOST_WAKES + 1 if notify else 0
-    bound = _bind(title.segment)
+        words[WAKE] = words[WAKE] % MOST_WAKES + 1 if notify else 0
+    bound = bind(title.segment)
     publishing = False
     # Where the title is shared: a thread's turn at this handle, in which it has, or waits for, the turn among all.
     gate = threading.RLock()
     is_our_gate = gate._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
     has_turn = False
+    closing: Optional[Callable[[], None]] = None  # what gives the state up once the publish that is under way has ended
+    borrower: Optional[object] = None  # what the turn is for, if it is not an ordinary publish
     moving = False  # a move has begun, and nobody has looked yet how it ended
     look_at = now() + LOOK_INTERVAL_NS  # when it is due to look whether the name is still there
 
     def alone(encode: Encode, refuse: Refuse) -> Publish:
-        def publish(value: Any) -> int:  # noqa: PLR0912
+        def publish(value: Any) -> int:
             nonlocal publishing
             try:
                 payload = encode(value)
             except Exception as error:
                 raise refuse(value, error) from error
-            refusal = None
+            if publishing and is_our_turn():
+                raise reentrant()
             try:
                 take_turn()
-                if publishing:
-                    refusal = reentrant()
-                    raise refusal
                 publishing = True
                 length = len(payload)
-                while True:
-                    words, data, slots, where, checked, committed, ring = bound
-                    version: int = words[latest_at] + 1
-                    slot = version % slots
-                    if length <= committed[slot]:
-                        break
-                    if make_room(version, slot, length, payload):
+                words, data, slots, where, checked, committed, ring = bound
+                version: int = words[latest_at] + 1
+                slot = version % slots
+                if length > committed[slot]:
+                    moved = make_room(version, slot, length, payload)
+                    if moved:
+                        finish_closing()
                         publishing = False
                         end_turn()
-                        return version
+                        return moved
+                    words, data, slots, where, checked, committed, ring = bound
+                    version = words[latest_at] + 1
+                    slot = version % slots
                 start, length_at, published_at, checksum_at = where[slot]
                 if weak:
                     fence()
@@ -124,7 +119,7 @@ def open_publishing(
                     fence()
                 words[latest_at] = version  # W3
                 if ring is not None:
-                    words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4
+                    words[wake_at] = words[wake_at] % MOST_WAKES + 1  # W4
                     ring()
                 if moment > look_at:
                     look_for_name()
@@ -133,8 +128,8 @@ def open_publishing(
                 return version
             except BaseException as error:
                 if is_our_turn():
-                    if refusal is None:
-                        publishing = False
+                    publishing = False
+                    finish_closing()
                     end_turn()
                 raise (corrupt() if is_corruption(error) else error)  # noqa: B904
 
@@ -148,50 +143,49 @@ def open_publishing(
                 payload = encode(value)
             except Exception as error:
                 raise refuse(value, error) from error
-            is_nested = has_turn and is_our_gate()
+            if is_nested():
+                raise reentrant()
             try:
                 take_turn_among_all()
-                return publish_payload(payload)
-            finally:
-                if is_our_gate() and not is_nested:
+                version = publish_payload(payload)
+                end_turn_among_all()
+                return version
+            except BaseException:
+                if is_our_gate():
                     end_turn_among_all()
+                raise
 
         return publish
 
+    # Both are left to their callers to undo: an exception from a signal may come before their first instruction too.
+
     def take_turn_among_all() -> None:
         nonlocal has_turn, bound
-        bound[0][INTENT]  # raises if it is closed: in a forked child nobody may be there to open the gate
+        bound[0][INTENT]  # raises if it is closed: in a forked child no thread may be there to open the gate
         gate.acquire()
-        if has_turn:
-            gate.release()
-            raise reentrant()
-        try:
-            has_turn = True
-            while True:
-                title.take_turn()
-                settle()
-                if bound[0][INTENT] != RETIRED or not title.follow():
-                    break
-            words = bound[0]
-            words[wake_at] = words[wake_at] or int(notify)
-            if words[wake_at] and bound[-1] is None:
-                bound = _bind(title.segment)
-        except BaseException:
-            end_turn_among_all()
-            raise
+        has_turn = True
+        while True:
+            title.take_turn()
+            settle()
+            if bound[0][INTENT] != RETIRED or not title.follow():
+                break
+        words = bound[0]
+        words[wake_at] = words[wake_at] or int(notify)
+        if words[wake_at] and bound[-1] is None:
+            bound = bind(title.segment)
 
     def end_turn_among_all() -> None:
         nonlocal has_turn
-        try:
-            title.end_turn()
-        except BaseException:  # out of a signal handler; other processes wait
-            title.end_turn()
-            raise
-        finally:
-            has_turn = False
-            gate.release()
+        title.end_turn()
+        has_turn = False
+        gate.release()
+
+    def is_nested() -> bool:
+        """Whether this thread is in the middle of a publish already: a signal handler, or a loan's block, runs this."""
+        return (publishing and is_our_turn()) or (has_turn and is_our_gate())
 
     def reentrant() -> ReentrantPublish:
+        bound[0][INTENT]  # raises if it is closed: a forked child has a copy of a publish that is under way
         return reentrant_error(name)
 
     def is_corruption(error: BaseException) -> bool:
@@ -200,24 +194,28 @@ def open_publishing(
     def corrupt() -> CorruptSegment:
         return corrupt_error(name, bound[0][LATEST])
 
-    def make_room(version: int, slot: int, length: int, payload: Any) -> bool:
-        """Have memory for ``length`` bytes of ``version``. True: it has been published, by moving. False: look again."""
-        nonlocal moving
+    def fitting_for(length: int) -> Layout:
+        layout = title.segment.layout if wanted is None else wanted
+        return layout if length <= layout.stride else larger(layout, length, grows, name)
+
+    def make_room(version: int, slot: int, length: int, payload: Any) -> int:
+        """Have memory for ``length`` bytes of a version. Returns the version if moving has published it; else 0: look again.
+
+        No loop here or in publish(): CPython 3.14 leaves a jump back out of the exception table of the ``try`` around it.
+        """
         if moving:
             settle()
-            return False
+            version = bound[0][latest_at] + 1
+            slot = version % bound[2]
         if version >= RETIRED:
             raise corrupt()
-        layout = title.segment.layout
-        fitting = layout if wanted is None else wanted
-        if length > fitting.stride:
-            fitting = larger(fitting, length, grows, name)
-        if fitting == layout and title.is_named():
-            title.commit(layout.where[slot].start, max(length, 1))  # I7
+        fitting = fitting_for(length)
+        if fitting == title.segment.layout and title.is_named():
+            title.commit(fitting.where[slot].start, max(length, 1))  # I7
             bound[5][slot] = whole_pages(length)
-            return False
+            return 0
         move_to(fitting, version, payload, now())
-        return True
+        return version
 
     def move_to(layout: Layout, version: int, payload: Any, published: int) -> None:
         nonlocal moving
@@ -226,11 +224,11 @@ def open_publishing(
         checksum = crc32(payload) if layout.checksum and payload is not None else 0
         title.prepare(layout, Content(version, payload, published, checksum, words[HEARTBEAT], words[wake_at]))  # S1
         # Whatever ends this from now on, the next publish comes by make_room() and looks how far it came.
-        committed[:] = [_UNKNOWN] * len(committed)
+        committed[:] = [UNKNOWN] * len(committed)
         words[intent_at] = RETIRED  # S2
         title.take_name()  # S3
         if ring is not None:
-            words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4
+            words[wake_at] = words[wake_at] % MOST_WAKES + 1  # W4
             ring()
         settle()
 
@@ -239,7 +237,7 @@ def open_publishing(
         title.settle()
         if title.segment.words is not bound[0]:  # also when what it says was lost to an exception the last time
             layout = title.segment.layout
-            bound = _bind(title.segment)
+            bound = bind(title.segment)
             if wanted is not None and with_room_for(wanted, layout.stride) == layout:
                 wanted = None
         moving = False
@@ -252,114 +250,65 @@ def open_publishing(
         Raises StateNotFound or NameInUse if the name leads to another program's file; the next publish looks again.
         """
         nonlocal look_at
-        if moving:
-            settle()
         if not title.is_named():
-            move_to(title.segment.layout, *last_state())
+            move_to(title.segment.layout, *last_state(bound))
             _log.warning("state %r: its name was removed by another program; this writer has given it back", name)
         look_at = now() + LOOK_INTERVAL_NS
 
-    def move(choose: Callable[[int], Layout]) -> None:
-        """To the layout that ``choose(nbytes)`` gives for the last state. NotPublished if there is none."""
-        begin()
+    def exclusively(action: Callable[[], Any]) -> Any:
+        """Do something in the turn, which is over afterwards, whatever an exception from a signal cuts short."""
+        if is_nested():
+            raise reentrant()
         try:
-            if moving:
-                settle()
-            version, payload, published = last_state()
-            if payload is None:
-                raise NotPublished(f"state {name!r}: nothing has been published yet, so there is nothing to move")
-            move_to(choose(len(payload)), version, payload, published)
-        finally:
+            begin(action)
+            result = action()
             end()
-
-    def hide() -> None:
-        begin()
-        try:
-            if moving:
-                settle()
-            version, payload, published = last_state()
-            if payload is not None:
-                move_to(title.segment.layout if wanted is None else wanted, version, None, published)
-        finally:
+            return result
+        except BaseException:
             end()
+            raise
 
-    def last_state() -> Tuple[int, Optional[bytes], int]:
-        words, data, slots, where, *_ = bound
-        version: int = words[LATEST]
-        start, length_at, published_at, _ = where[version % slots]
-        stop = start + words[length_at]
-        is_readable = version and stop - start not in (NEVER_WRITTEN, WITHHELD)
-        return version, data[start:stop] if is_readable else None, words[published_at] if is_readable else 0
-
-    def begin() -> None:
-        nonlocal publishing
+    def begin(purpose: object) -> None:
+        nonlocal publishing, borrower
         if title.shared:
             take_turn_among_all()
         take_turn()
-        if publishing:
-            end_turn()
-            raise reentrant()
-        publishing = True
+        publishing, borrower = True, purpose
+        if moving:
+            settle()
 
     def end() -> None:
-        nonlocal publishing
-        publishing = False
-        end_turn()
-        if title.shared:
+        """End the turn, as far as it is this thread's."""
+        nonlocal publishing, borrower
+        if is_our_turn():
+            finish_closing()
+            publishing, borrower = False, None
+            end_turn()
+        if is_our_gate():
             end_turn_among_all()
 
-    def lend(nbytes: int) -> Optional[memoryview]:
-        begin()
-        try:
-            if moving:
-                settle()
-            words, _, slots, where, _, committed, _ = bound
-            version: int = words[LATEST] + 1
-            slot = version % slots
-            fitting = title.segment.layout if wanted is None else wanted
-            if nbytes > fitting.stride:
-                fitting = larger(fitting, nbytes, grows, name)
-            if fitting != title.segment.layout or (nbytes > committed[slot] and not title.is_named()):
-                end()
-                return None
-            if nbytes > committed[slot]:
-                title.commit(where[slot].start, max(nbytes, 1))  # I7
-                committed[slot] = whole_pages(nbytes)
-            if version >= RETIRED:
-                raise corrupt()
-            if weak:
-                fence()
-            words[INTENT] = version  # W1
-            if weak:
-                fence()
-            start = where[slot].start
-            return borrow(title.segment.view, start, start + nbytes)
-        except BaseException:
-            if is_our_turn():
-                end()
-            raise
+    def move(choose: Callable[[int], Layout]) -> None:
+        """To the layout that ``choose(nbytes)`` gives for the last state. NotPublished if there is none."""
 
-    def take_back(length: Optional[int]) -> int:
-        try:
-            words, data, slots, where, checked, _, ring = bound
-            version: int = words[LATEST]
-            if length is not None:
-                version += 1
-                start, length_at, published_at, checksum_at = where[version % slots]
-                words[length_at] = length  # W2, the rest of it
-                words[published_at] = moment = now()
-                if checked:
-                    words[checksum_at] = crc32(data[start : start + length])
-                if weak:
-                    fence()
-                words[LATEST] = version  # W3
-                if ring is not None:
-                    words[WAKE] = words[WAKE] % _MOST_WAKES + 1  # W4
-                    ring()
-                if moment > look_at:
-                    look_for_name()
-            return version
-        finally:
+        def move_it() -> None:
+            version, payload, published = last_state(bound)
+            if payload is None:
+                raise NotPublished(f"state {name!r}: nothing has been published yet, so there is nothing to move")
+            move_to(choose(len(payload)), version, payload, published)
+
+        exclusively(move_it)
+
+    def hide() -> None:
+        def hide_it() -> None:
+            version, payload, published = last_state(bound)
+            if payload is not None:
+                move_to(title.segment.layout if wanted is None else wanted, version, None, published)
+
+        exclusively(hide_it)
+
+    def drop(borrowed_by: object) -> None:
+        """End a loan that nothing else will end. Nothing is done if it is over, or is another's."""
+        if borrower is borrowed_by and is_our_turn():
             end()
 
     def beat() -> None:
@@ -370,15 +319,8 @@ def open_publishing(
             words[HEARTBEAT] = moment
             if words is bound[0]:  # otherwise it has moved, perhaps before this was stored
                 break
-        if moment > look_at:
-            try:
-                begin()
-            except ReentrantPublish:  # in the middle of a publish of this thread, which looks itself
-                return
-            try:
-                look_for_name()
-            finally:
-                end()
+        if moment > look_at and not is_nested():  # a publish of this thread that is under way looks itself
+            exclusively(look_for_name)
 
     def latest() -> int:
         look_after_the_others()
@@ -386,9 +328,51 @@ def open_publishing(
         return version
 
     def look_after_the_others() -> None:
-        if title.shared and bound[0][INTENT] == RETIRED:
-            take_turn_among_all()
-            end_turn_among_all()
+        if title.shared and bound[0][INTENT] == RETIRED and not is_nested():
+            exclusively(_do_nothing)
+
+    def close(give_up: Callable[[], None]) -> None:
+        nonlocal closing
+        if not is_nested():
+            try:
+                if title.shared:  # not in the turn among all: a stopped process may have that
+                    gate.acquire()
+                turn.acquire()
+                give_up()
+            finally:
+                let_others()
+        elif moving or borrower is not None:
+            closing = give_up
+        else:
+            give_up()  # the publish goes on in memory that nothing leads to
+
+    def finish(give_up: Callable[[], None]) -> None:
+        try:
+            gate.acquire(timeout=FINISH_PATIENCE)
+            turn.acquire(timeout=FINISH_PATIENCE)
+            give_up()
+        finally:
+            let_others()
+
+    def let_others() -> None:
+        if is_our_turn():
+            turn.release()
+        if is_our_gate():
+            gate.release()
+
+    def finish_closing() -> None:
+        nonlocal closing
+        if closing is not None:
+            give_up, closing = closing, None
+            give_up()
+
+    def look_if_due(moment: int) -> None:
+        if moment > look_at:
+            look_for_name()
+
+    lend, take_back = open_lending(
+        title, lambda: bound, begin, end, is_nested, fitting_for, look_if_due, reentrant, corrupt
+    )
 
     def retire(error: Callable[[], Exception]) -> None:
         nonlocal bound, take_turn
@@ -397,4 +381,6 @@ def open_publishing(
         # In a forked child the turn may be a thread's that did not come along; nobody would ever end it.
         take_turn = partial(words.__getitem__, latest_at)
 
-    return Publishing(in_turn if title.shared else alone, lend, take_back, move, hide, beat, latest, retire)
+    return Publishing(
+        in_turn if title.shared else alone, lend, take_back, drop, move, hide, beat, latest, close, finish, retire
+    )

@@ -89,12 +89,16 @@ class StateWriter(Handle):
         self._latest = self._steps.latest
         retire, pid = self._steps.retire, os.getpid()
         title.at_close(lambda: retire(_writer_closed(name, pid)))
-        self._ending = Ending(self, title.give_up, True, priority=0)
+        # What the writer and its functions have in common: the state is given up when none of them is left.
+        self._lifetime = lifetime = _Lifetime()
+        self._ending = Ending(lifetime, self._steps.finish, functools.partial(title.give_up, True), priority=0)
         self._refuse = _refusal(name)
         self.publish = self._steps.through(flat_encoder(self._codec), self._refuse)
         if self._codec.fill is not None:
             self.publish = _filling(name, self._codec.fill, self._steps, self._refuse)
         self.publish_bytes = self._steps.through(flat_encoder(codec_named("raw")), self._refuse)
+        for function in (self.publish, self.publish_bytes):
+            vars(function)["lifetime"] = lifetime
         if fresh:
             self._begin_afresh()
 
@@ -127,7 +131,7 @@ class StateWriter(Handle):
         """
         if isinstance(nbytes, bool) or not isinstance(nbytes, int) or nbytes < 0:
             raise InvalidOption(f"state {self.name!r}: a loan of {nbytes!r} bytes: give their number")
-        return Loan(self.name, nbytes, self._steps)
+        return Loan(self.name, nbytes, self._steps, self._lifetime)
 
     def trim(self) -> int:
         """Give back the memory that larger states needed once; returns the bytes given back.
@@ -155,11 +159,19 @@ class StateWriter(Handle):
     def close(self, *, unlink: bool = True) -> None:
         """Stop owning the state and remove its segment; attached readers keep the last state. Idempotent.
 
-        ``unlink=False`` leaves it to the next writer, or to ``reclaim()``.
+        ``unlink=False`` leaves it to the next writer, or to ``reclaim()``. Waits for a publish, a loan or a trim of another
+        thread to end. In the middle of one of this thread (in a loan's block, or in a signal handler) it is done when that
+        ends.
         """
-        self._ending.cancel()
         if self._segment.is_open:
-            self._title.give_up(unlink)
+            self._steps.close(functools.partial(self._title.give_up, unlink))
+        self._ending.cancel()
+
+
+class _Lifetime:
+    """Refers to nothing, so that it is no part of a cycle."""
+
+    __slots__ = ("__weakref__",)
 
 
 def _entitled(name: str, layout: Layout, shared: bool) -> Title:

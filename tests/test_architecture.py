@@ -25,6 +25,8 @@ ORDER = (
     ("ownership",),
     ("title", "attachment"),
     ("protocol", "refusals"),
+    ("bound_segment",),
+    ("lending",),
     ("publishing", "reading"),
     ("arrays",),
     ("codecs",),

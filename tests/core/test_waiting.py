@@ -39,7 +39,7 @@ def scene_that_notifies(slots: int = 2, weak: bool = False, code: Any = PROTOCOL
 
 def by_a_loan(play: Scene) -> None:
     payload = payload_of(play.shared.words[LATEST] + 1)
-    lent = play.writer.lend(len(payload))
+    lent = play.writer.lend(len(payload), None)
     assert lent is not None
     lent[:] = payload
     play.writer.take_back(len(payload))
@@ -83,7 +83,7 @@ def test_nobody_falls_asleep_whom_a_publish_that_is_over_would_have_woken(
 
 
 MUTANTS = {
-    "W4 is dropped": [("words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4", "pass", 2)],
+    "W4 is dropped": [("words[wake_at] = words[wake_at] % MOST_WAKES + 1  # W4", "pass", 2)],
     "WAKE is loaded last": [
         ("count: int = steps.words[WAKE]", "count = 1", 1),
         ("return doze(steps.words, WAKE, count,", "return doze(steps.words, WAKE, steps.words[WAKE],", 1),

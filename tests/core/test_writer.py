@@ -8,6 +8,7 @@ import signal
 import threading
 from typing import Any, Callable, List
 
+import numpy
 import pytest
 
 from shmstate import (
@@ -296,15 +297,54 @@ def test_a_closed_writer_still_tells_its_options(name: str) -> None:
 
 
 def test_a_writer_that_is_let_go_of_removes_its_segment(name: str) -> None:
-    writer = StateWriter(name)
-    publish = writer.publish
+    gc.disable()
+    try:
+        writer = StateWriter(name)
+        writer.publish(1)
+        assert exists(name)
 
-    del writer
-    gc.collect()
+        del writer
 
+        assert not exists(name)
+    finally:
+        gc.enable()
+
+
+#: Functions of a writer, and what they publish.
+KEPT: Dict[str, Tuple[Dict[str, Any], Callable[[StateWriter], Any], Any]] = {
+    "publish": ({}, lambda writer: writer.publish, 1),
+    "publish_bytes": ({}, lambda writer: writer.publish_bytes, b"1"),
+    "shared": ({"shared": True}, lambda writer: writer.publish, 1),
+    "array": ({"codec": "array"}, lambda writer: writer.publish, numpy.arange(3)),
+    "encode and publish": ({}, lambda writer: lambda value: writer.publish_bytes(writer.encode(value)), 1),
+}
+
+
+@pytest.mark.parametrize(("options", "function_of", "value"), KEPT.values(), ids=KEPT)
+def test_a_function_that_is_kept_keeps_its_writer(
+    name: str, options: Any, function_of: Callable[[StateWriter], Any], value: Any
+) -> None:
+    gc.disable()
+    try:
+        assert function_of(StateWriter(name, **options))(value) == 1
+        assert not exists(name)
+        kept = function_of(StateWriter(name, **options))
+        assert [kept(value), kept(value)] == [1, 2]
+        assert exists(name)
+        del kept
+        assert not exists(name)
+    finally:
+        gc.enable()
+
+
+def test_a_loan_that_is_kept_keeps_its_writer(name: str) -> None:
+    loan = StateWriter(name, codec="raw").loan(3)
+    with loan as view:
+        view[:] = b"abc"
+    assert loan.version == 1
+    assert StateReader(name).get() == b"abc"
+    del loan
     assert not exists(name)
-    with pytest.raises(WriterClosed):
-        publish(1)
 
 
 @pytest.mark.parametrize(("way", "code"), [("end", 0), ("exit", 3), ("error", 1)])

@@ -14,7 +14,7 @@ from pytest_shmstate.kit.power.mutants import MUTANTS
 from pytest_shmstate.kit.power.mutation import Edit, Install, OutOfDate, edited, mutated
 from pytest_shmstate.kit.power.power import Kill
 from pytest_shmstate.kit.power.stepped_hunts import HUNTS
-from shmstate import publishing
+from shmstate import bound_segment
 
 AT_FULL_SPEED = [name for name in power.NAMES if name.endswith("at full speed")]
 
@@ -76,9 +76,9 @@ def test_a_mutant_of_more_places_than_it_knows_says_so() -> None:
 
 
 def test_the_original_is_left_alone() -> None:
-    copy = mutated(publishing, [Edit("publishing", "_UNKNOWN = -1", "_UNKNOWN = -2")])
+    copy = mutated(bound_segment, [Edit("bound_segment", "UNKNOWN = -1", "UNKNOWN = -2")])
 
-    assert (copy._UNKNOWN, publishing._UNKNOWN) == (-2, -1)
+    assert (copy.UNKNOWN, bound_segment.UNKNOWN) == (-2, -1)
 
 
 def test_what_is_imported_already_cannot_be_mutated() -> None:

@@ -40,7 +40,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "an owner that closes removes the name, wherever it leads",
         "O4",
         "an owner whose name was taken",
-        (Edit("ownership", "if unlink and leads_to(segment.path, segment.inode):  # O4", "if unlink:"),),
+        (Edit("ownership", "if leads_to(segment.path, segment.inode):  # O4", "if True:"),),
     ),
     "draft-stays": LifetimeMutant(
         "the temporary name of a new segment is not removed",
@@ -55,8 +55,8 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         (
             Edit(
                 "title",
-                "            with suppress(FileNotFoundError):\n                os.unlink(self._draft)\n",
-                "",
+                "            with suppress(FileNotFoundError):  # a rename has taken it away\n                os.unlink(self._draft)\n",
+                "            pass\n",
             ),
         ),
     ),
@@ -76,7 +76,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "the successor never gets the name",
         "S3",
         "machine: moves",
-        (Edit("title", "        os.rename(self._draft, self.segment.path)", "        pass"),),
+        (Edit("title", "            os.rename(self._draft, path)", "            pass"),),
     ),
     "turn-is-kept": LifetimeMutant(
         "who shares a state keeps the turn when it has published",
@@ -100,7 +100,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "the last of those who share a state leaves it in /dev/shm",
         "O6",
         "one of two closes",
-        (Edit("title", "                ownership.remove_if_dead(path, name)", "                pass"),),
+        (Edit("title", "                ownership.remove_if_dead(left.path, left.name)", "                pass"),),
     ),
     "first-one-turns-it-off": LifetimeMutant(
         "the first of those who share a state that closes removes it",
@@ -112,13 +112,15 @@ LIFETIME: Dict[str, LifetimeMutant] = {
                 "if not _try_lock(fd, fcntl.LOCK_EX) or not leads_to(path, os.fstat(fd).st_ino):",
                 "if False:",
             ),
+            # ... and the other one does not notice, which would give the name back.
+            Edit("title", "        return inode is not None\n", "        return True\n"),
         ),
     ),
     "left-where-it-was": LifetimeMutant(
         "who shares a state publishes on into the segment that another has left",
         "O6",
         "one of two moves the state",
-        (Edit("title", "        if not ownership.leads_elsewhere(left.path, left.inode):", "        if True:"),),
+        (Edit("title", "        if inode == left.inode:", "        if True:"),),
     ),
     "takes-over-from-the-first-version": LifetimeMutant(
         "a successor begins with version 1",
@@ -127,8 +129,8 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         (
             Edit(
                 "title",
-                "layout, identity, content, self.shared)",
-                "layout, identity, content._replace(version=1), self.shared)",
+                "layout, identity, content, self.shared, ",
+                "layout, identity, content._replace(version=1), self.shared, ",
             ),
         ),
     ),
@@ -153,7 +155,13 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "a move that an exception ends is forgotten, and how far it came",
         "S3",
         "matrix: a move",
-        (Edit("publishing", "        if moving:\n            settle()\n            return False\n", ""),),
+        (
+            Edit(
+                "publishing",
+                "        if moving:\n            settle()\n            version",
+                "        if False:\n            version",
+            ),
+        ),
     ),
 }
 

@@ -140,11 +140,7 @@ MUTANTS: Dict[str, Mutant] = {
         "the next owner starts with version 1",
         "I1",
         "a kill and an heir",
-        (
-            _writer(
-                "words[WAKE] = words[WAKE] % _MOST_WAKES + 1 if notify else 0", "words[WAKE] = 0; words[LATEST] = 0"
-            ),
-        ),
+        (_writer("words[WAKE] = words[WAKE] % MOST_WAKES + 1 if notify else 0", "words[WAKE] = 0; words[LATEST] = 0"),),
     ),
     "heir-takes-the-version-begun": Mutant(
         "the next owner takes what was begun for published",
@@ -152,7 +148,7 @@ MUTANTS: Dict[str, Mutant] = {
         "a kill and an heir",
         (
             _writer(
-                "words[WAKE] = words[WAKE] % _MOST_WAKES + 1 if notify else 0",
+                "words[WAKE] = words[WAKE] % MOST_WAKES + 1 if notify else 0",
                 "words[WAKE] = 0; words[LATEST] = words[INTENT]",
             ),
         ),
@@ -186,7 +182,7 @@ MUTANTS: Dict[str, Mutant] = {
         "a writer goes on in the segment that it has left",
         "I8",
         "a move",
-        (_writer("            bound = _bind(title.segment)\n            if wanted", "            if wanted"),),
+        (_writer("            bound = bind(title.segment)\n            if wanted", "            if wanted"),),
     ),
     "r5-dropped": Mutant(
         "readers do not follow",
@@ -228,7 +224,7 @@ MUTANTS: Dict[str, Mutant] = {
         "who shares a state does not wait for his turn",
         "O6",
         "writers in turns",
-        (_writer("title.take_turn()\n                settle()", "settle()"),),
+        (_writer("title.take_turn()\n            settle()", "settle()"),),
     ),
     "turn-ends-early": Mutant(
         "the turn ends before the publish",
@@ -236,8 +232,8 @@ MUTANTS: Dict[str, Mutant] = {
         "writers in turns",
         (
             _writer(
-                "take_turn_among_all()\n                return publish_payload(payload)",
-                "take_turn_among_all(); title.end_turn()\n                return publish_payload(payload)",
+                "take_turn_among_all()\n                version = publish_payload(payload)",
+                "take_turn_among_all(); title.end_turn()\n                version = publish_payload(payload)",
             ),
         ),
     ),
@@ -253,8 +249,8 @@ MUTANTS: Dict[str, Mutant] = {
         "sleepers",
         (
             _writer(
-                "                if ring is not None:\n                    words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4\n                    ring()\n                publishing = False",
-                "                publishing = False",
+                "                if ring is not None:\n                    words[wake_at] = words[wake_at] % MOST_WAKES + 1  # W4\n                    ring()\n                if moment",
+                "                if moment",
             ),
         ),
     ),
@@ -276,8 +272,8 @@ MUTANTS: Dict[str, Mutant] = {
         "sleepers",
         (
             _writer(
-                "                    words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4\n                    ring()\n                publishing",
-                "                    ring()\n                publishing",
+                "                    words[wake_at] = words[wake_at] % MOST_WAKES + 1  # W4\n                    ring()\n                if moment",
+                "                    ring()\n                if moment",
             ),
         ),
     ),
@@ -287,7 +283,7 @@ MUTANTS: Dict[str, Mutant] = {
         "sleepers, and a move",
         (
             _writer(
-                "        if ring is not None:\n            words[wake_at] = words[wake_at] % _MOST_WAKES + 1  # W4\n            ring()\n        settle()",
+                "        if ring is not None:\n            words[wake_at] = words[wake_at] % MOST_WAKES + 1  # W4\n            ring()\n        settle()",
                 "        settle()",
             ),
         ),
