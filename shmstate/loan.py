@@ -22,13 +22,14 @@ class Loan:
     change a state that readers have been given. Drop it (``del array``) inside the block.
     """
 
+    _is_in_place = False  # also of one whose making was cut short
+
     def __init__(self, name: str, nbytes: int, steps: Publishing, lifetime: object = None) -> None:
         self._lifetime = lifetime  # the writer's: it is not closed while a loan is there
         self._name = name
         self._nbytes = nbytes
         self._steps = steps
         self._lent: Optional[memoryview] = None
-        self._is_in_place = False
         self._is_used = False
         self._token = object()
         self.version = 0

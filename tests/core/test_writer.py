@@ -6,9 +6,9 @@ import os
 import pickle
 import signal
 import threading
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List, Tuple
 
-import numpy
+import numpy as np
 import pytest
 
 from shmstate import (
@@ -315,7 +315,7 @@ KEPT: Dict[str, Tuple[Dict[str, Any], Callable[[StateWriter], Any], Any]] = {
     "publish": ({}, lambda writer: writer.publish, 1),
     "publish_bytes": ({}, lambda writer: writer.publish_bytes, b"1"),
     "shared": ({"shared": True}, lambda writer: writer.publish, 1),
-    "array": ({"codec": "array"}, lambda writer: writer.publish, numpy.arange(3)),
+    "array": ({"codec": "array"}, lambda writer: writer.publish, np.arange(3)),
     "encode and publish": ({}, lambda writer: lambda value: writer.publish_bytes(writer.encode(value)), 1),
 }
 
