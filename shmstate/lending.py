@@ -15,7 +15,7 @@ Lend = Callable[[int, object], Optional[memoryview]]
 TakeBack = Callable[[Optional[int]], int]
 
 
-def open_lending(  # noqa: C901
+def open_lending(
     title: Title,
     bound_now: Callable[[], Bound],
     begin: Callable[[object], None],

@@ -8,7 +8,7 @@ import zlib
 from functools import partial
 from typing import Any, Callable, Optional
 
-from shmstate.bound_segment import MOST_WAKES, UNKNOWN, bind, last_state
+from shmstate.bound_segment import MOST_WAKES, UNKNOWN, Bound, bind, last_state
 from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish
 from shmstate.layout import (
     HEARTBEAT,
@@ -157,6 +157,13 @@ def open_publishing(
 
         return publish
 
+    def bind_owned() -> Bound:
+        try:
+            return bind(title.segment)
+        except ValueError:
+            bound[0][INTENT]  # a signal handler has closed it
+            raise
+
     # Both are left to their callers to undo: an exception from a signal may come before their first instruction too.
 
     def take_turn_among_all() -> None:
@@ -165,18 +172,23 @@ def open_publishing(
         gate.acquire()
         has_turn = True
         while True:
-            title.take_turn()
+            try:
+                title.take_turn()
+            except (OSError, ValueError):
+                bound[0][INTENT]  # a signal handler has closed it
+                raise
             settle()
             if bound[0][INTENT] != RETIRED or not title.follow():
                 break
         words = bound[0]
         words[wake_at] = words[wake_at] or int(notify)
         if words[wake_at] and bound[-1] is None:
-            bound = bind(title.segment)
+            bound = bind_owned()
 
     def end_turn_among_all() -> None:
         nonlocal has_turn
         title.end_turn()
+        finish_closing()
         has_turn = False
         gate.release()
 
@@ -237,7 +249,7 @@ def open_publishing(
         title.settle()
         if title.segment.words is not bound[0]:  # also when what it says was lost to an exception the last time
             layout = title.segment.layout
-            bound = bind(title.segment)
+            bound = bind_owned()
             if wanted is not None and with_room_for(wanted, layout.stride) == layout:
                 wanted = None
         moving = False
@@ -341,7 +353,7 @@ def open_publishing(
                 give_up()
             finally:
                 let_others()
-        elif moving or borrower is not None:
+        elif title.shared or moving or borrower is not None:
             closing = give_up
         else:
             give_up()  # the publish goes on in memory that nothing leads to

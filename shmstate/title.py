@@ -115,14 +115,24 @@ class SharedTitle(Title):
 
     shared = True
 
+    #: A segment that the state may have moved from, whose locks this writer may still have; None: it has none.
+    _leaving: Optional[Segment] = None
+    #: Whether what is owned may have a second name.
+    _is_linked = False
+
     def take_turn(self) -> None:
         """Wait until nobody else publishes, or has died at it."""
         turns.take(self.segment.fd)
 
     def end_turn(self) -> None:
-        """Let the next one publish."""
-        if self.segment.is_open:
-            turns.end(self.segment.fd)
+        """Let the next one publish, also at a segment that was left."""
+        self._leave()
+        try:
+            if self.segment.is_open:
+                turns.end(self.segment.fd)
+        except (OSError, ValueError):
+            if self.segment.is_open:  # otherwise a signal handler has closed it, and the turn is over
+                raise
 
     def prepare(self, layout: Layout, content: Optional[Content]) -> None:
         """Build the successor, S1, and give what is left its second name, P1 in predecessors.py. Raises as any title."""
@@ -130,6 +140,7 @@ class SharedTitle(Title):
         owned = self.segment
         try:
             if self._predecessor():
+                self._is_linked = True
                 with suppress(FileExistsError):  # from a move that was not completed
                     os.link(owned.path, predecessors.second_name(owned.identity().created_ns, owned.inode))
         except BaseException:
@@ -168,24 +179,32 @@ class SharedTitle(Title):
             joined.close()
             raise
         joined.at_close(self._closed)
+        self._leaving = left
         self.segment = joined
-        self._leave(left)
+        self._leave()
         return True
 
     def settle(self) -> None:
         """As of any title; the turn at the segment that was left is over then."""
-        left, is_moving = self.segment, bool(self._draft)
+        if self._leaving is None:  # otherwise an exception has cut this short
+            self._leaving = self.segment
         super().settle()
-        if self.segment is not left:
-            self._leave(left)
-        elif is_moving:
-            predecessors.forget(left.fd)
+        self._leave()
 
-    def _leave(self, left: Segment) -> None:
-        turns.end(left.fd)
-        ownership.let_go(left)
-        left.drop()
-        predecessors.prune(self.segment.fd)
+    def _leave(self) -> None:
+        left = self._leaving
+        if left is None:
+            return
+        if left is self.segment:
+            if self._is_linked:
+                predecessors.forget(left.fd)
+        else:
+            if left.fd >= 0:
+                turns.end(left.fd)
+                ownership.let_go(left)
+                left.drop()
+            predecessors.prune(self.segment.fd)
+        self._is_linked, self._leaving = False, None
 
     def give_up(self, unlink: bool) -> None:
         """Own the state no more; the last of those who owned it removes its name, with ``unlink``."""

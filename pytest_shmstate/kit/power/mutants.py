@@ -182,7 +182,7 @@ MUTANTS: Dict[str, Mutant] = {
         "a writer goes on in the segment that it has left",
         "I8",
         "a move",
-        (_writer("            bound = bind(title.segment)\n            if wanted", "            if wanted"),),
+        (_writer("            bound = bind_owned()\n            if wanted", "            if wanted"),),
     ),
     "r5-dropped": Mutant(
         "readers do not follow",
@@ -224,7 +224,7 @@ MUTANTS: Dict[str, Mutant] = {
         "who shares a state does not wait for his turn",
         "O6",
         "writers in turns",
-        (_writer("title.take_turn()\n            settle()", "settle()"),),
+        (_writer("                title.take_turn()\n", "                pass\n"),),
     ),
     "turn-ends-early": Mutant(
         "the turn ends before the publish",
