@@ -28,7 +28,7 @@ class Case(NamedTuple):
     """What is interrupted, of a writer with which options."""
 
     act: Act
-    options: Dict[str, Any] = {}
+    options: Dict[str, Any]
     #: Whether another writer moves the state before.
     is_moved: bool = False
     #: Whether a dead writer has left a state with other options.
