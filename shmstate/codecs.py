@@ -1,11 +1,16 @@
 """Values to bytes and back. A codec is a name and two functions; the name is written into the segment.
 
     msgpack   the default. Where msgspec is installed it does the reading, at twice the speed
-    msgspec   the same format, written by msgspec too, at three times the speed; takes what msgspec takes
-    json      readable by anything
+    msgspec   the same, for sure with msgspec: both sides need it installed only where they name it
+    json      readable by anything. Keys of dicts become texts, tuples lists; nan and inf are written as Python does
     raw       bytes as they are
     pickle    any Python object; runs code when it is read, so both sides must name it
     array     NumPy's arrays, without a copy of their own (arrays.py)
+
+What ``msgpack`` takes reads back equal, whether or not msgspec is installed where it is written or read; anything else
+is refused. A tuple reads as a list (as a key of a dict as a tuple), what is like bytes as bytes, an instance of a subclass
+as the basic value, a datetime in UTC. A ``msgpack.Timestamp`` reads as a datetime too, which has microseconds and ends in
+9999: publish a datetime instead.
 
 Records of a fixed layout, of which one field can be read alone, are made by ``record`` (records.py).
 
@@ -17,7 +22,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import msgpack
@@ -67,36 +72,122 @@ def load_msgspec() -> Any:
 def plain_msgpack() -> Codec:
     """The ``msgpack`` codec as it is without msgspec."""
     # To make a packer costs a tenth of packing a small state. One for all would not do: threads share a writer, and
-    # a signal handler may publish in the middle of a pack. So each call takes one that nobody uses.
-    idle: List[Any] = []
+    # a signal handler may publish in the middle of a pack. So each call takes one that is not in use.
+    idle: List[Tuple[Any, List[type]]] = []
     take, give_back = idle.pop, idle.append
 
     def encode(value: Any) -> Any:
         try:
-            packer = take()
+            packer, odd = packing = take()
         except IndexError:
-            packer = msgpack.Packer(datetime=True)
+            packer, odd = packing = _new_packer()
         payload = packer.pack(value)
-        give_back(packer)
+        if odd:
+            odd.clear()
+            _require_that_nothing_is_lost(payload)
+        give_back(packing)
         return payload
 
-    return Codec("msgpack", encode, partial(msgpack.unpackb, strict_map_key=False, timestamp=3))
+    return Codec("msgpack", encode, _unpacked)
+
+
+def _new_packer() -> Tuple[Any, List[type]]:
+    odd: List[type] = []
+
+    def basic(value: Any) -> Any:
+        return list(value) if value.__class__ is tuple else _as_basic(value, odd)
+
+    # Strict: the packer gives all but exact basic types to ``default``; it packs those faster so.
+    return msgpack.Packer(datetime=True, strict_types=True, default=basic), odd
+
+
+def _as_basic(value: Any, odd: List[type]) -> Any:
+    """The basic value that ``value`` reads back as. A type with its own equality goes to ``odd``: see below."""
+    kind = type(value)
+    for base, basic in _BASIC:
+        if isinstance(value, base) and kind is not base:
+            if kind.__hash__ is not base.__hash__ or kind.__eq__ is not base.__eq__:
+                odd.append(kind)
+            return basic(value)
+    if kind is int:
+        raise OverflowError(f"an integer of {value.bit_length()} bits; 64 fit: publish str(number)")
+    advice = _ADVICE.get(kind.__name__, "publish what it consists of: numbers, texts, bytes, lists and dicts")
+    raise TypeError(f"msgpack has no {kind.__name__}; {advice}, or use codec='pickle'")
+
+
+def _items(value: Any) -> Any:
+    return dict(value.items())
+
+
+_BASIC: Tuple[Tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (dict, _items),
+    (list, list),
+    (msgpack.ExtType, lambda value: msgpack.ExtType(*value)),
+    (tuple, list),
+    (bytes, lambda value: bytes(memoryview(value))),
+    (bytearray, lambda value: bytes(memoryview(value))),
+)
+_ADVICE = {
+    "datetime": "give it a time zone",
+    "set": "publish sorted(...)",
+    "frozenset": "publish sorted(...)",
+    "ndarray": "publish .tolist(), or use codec='array'",
+    "generator": "publish list(...)",
+}
+
+
+def _require_that_nothing_is_lost(payload: bytes) -> None:
+    """Raise ValueError if the state does not read back whole.
+
+    Two keys of one dict can become the same: a subclass of str with an equality of its own, and the plain text.
+    """
+    if _new_packer()[0].pack(_unpacked(payload)) != payload:
+        raise ValueError("two keys of one dict have the same form in msgpack, so one would be lost; use other keys")
+
+
+def _unpacked(payload: Any) -> Any:
+    try:
+        return msgpack.unpackb(payload, strict_map_key=False, timestamp=3)
+    except TypeError:  # a list as a key, which msgspec reads as a tuple
+        return msgpack.unpackb(payload, strict_map_key=False, timestamp=3, object_pairs_hook=_with_tuples_as_keys)
+
+
+def _with_tuples_as_keys(pairs: List[Tuple[Any, Any]]) -> Dict[Any, Any]:
+    return {_as_key(key): value for key, value in pairs}
+
+
+def _as_key(value: Any) -> Any:
+    return tuple(map(_as_key, value)) if isinstance(value, list) else value
 
 
 def _msgpack() -> Codec:
-    # msgspec would write faster too, but not the same: an ExtType as an array, subclasses of basic types not at all.
-    return plain_msgpack() if load_msgspec() is None else plain_msgpack()._replace(decode=_msgspec().decode)
+    return plain_msgpack() if load_msgspec() is None else plain_msgpack()._replace(decode=_decode_of_msgspec())
 
 
 def _msgspec() -> Codec:
-    library = load_msgspec()
-    if library is None:
+    if load_msgspec() is None:
         raise InvalidOption("codec 'msgspec' needs msgspec: pip install 'shmstate[fast]'")
+    # msgspec would write faster, but not the same: a set, a dataclass or a UUID as what does not read back equal, an
+    # ExtType as an array, subclasses of basic types not at all. It has no option that refuses them.
+    return _msgpack()._replace(name="msgspec")
 
+
+def _decode_of_msgspec() -> Callable[[bytes], Any]:
     def to_ext(code: int, data: memoryview) -> Any:
         return msgpack.ExtType(code, bytes(data))
 
-    return Codec("msgspec", library.msgpack.Encoder().encode, library.msgpack.Decoder(ext_hook=to_ext).decode)
+    by_msgspec = load_msgspec().msgpack.Decoder(ext_hook=to_ext).decode
+
+    def decode(payload: bytes) -> Any:
+        try:
+            return by_msgspec(payload)
+        except RecursionError:  # msgspec's limit is Python's, msgpack's is 1024
+            return _unpacked(payload)
+
+    return decode
 
 
 def _array() -> Codec:
