@@ -11,8 +11,10 @@ Loaded, and NumPy with it, by those who name the codec.
 from __future__ import annotations
 
 import json
+import math
 import struct
-from typing import Any, Callable, Tuple
+import warnings
+from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
@@ -38,7 +40,9 @@ def fill(value: Any) -> Tuple[int, Callable[[memoryview], None]]:
     array = np.asarray(value)
     if array.dtype.hasobject:
         raise TypeError(f"dtype {array.dtype} holds Python objects, which mean nothing in another process")
-    described = json.dumps(np.lib.format.dtype_to_descr(array.dtype)).encode("ascii")
+    described = _described(array.dtype)
+    if described is None:
+        raise TypeError(f"dtype {array.dtype} does not come back as it is; publish array.astype(...) of another")
     shape = struct.pack(f"={array.ndim}Q", *array.shape)
     head = _HEAD.pack(len(described), array.ndim) + shape + described
     start = -(-len(head) // _ALIGNMENT) * _ALIGNMENT
@@ -66,22 +70,48 @@ def decode(payload: Any) -> np.ndarray[Any, Any]:
     if ndim > _MOST_DIMENSIONS or start > len(view):
         raise ValueError(f"{ndim} dimensions and {length} bytes of description in {len(view)} bytes")
     shape = struct.unpack_from(f"={ndim}Q", view, _HEAD.size)
-    try:
-        described = json.loads(bytes(view[end - length : end]).decode("ascii"))
-        dtype = np.lib.format.descr_to_dtype(_with_tuples(described))
-    except Exception as error:  # NumPy raises what it likes
-        raise ValueError(f"a dtype that NumPy does not know ({type(error).__name__}: {error})") from error
-    if dtype.hasobject:
-        raise ValueError(f"dtype {dtype} holds Python objects")
-    count = 1
-    for extent in shape:
-        count *= extent
-    if start + count * dtype.itemsize != len(view):
+    described = bytes(view[end - length : end])
+    dtype = _dtype_of(described)
+    count = math.prod(shape)
+    if max((*shape, count)) >> 63 or start + count * dtype.itemsize != len(view):
         raise ValueError(f"shape {shape} of {dtype} does not fill {len(view) - start} bytes")
     if not count * dtype.itemsize:
-        return np.empty(shape, dtype)
+        # Of these no element has a byte, so that any buffer will do: none is made for them.
+        return np.ndarray(shape, dtype, b"", strides=(0,) * ndim)
     # Not `np.ndarray(..., payload)`, which does not keep the memory: it would crash once a view is let go of.
     return np.frombuffer(payload, dtype, count, start).reshape(shape)
+
+
+def _described(dtype: Any) -> Optional[bytes]:
+    """The dtype as it is written; None if that would be read as another."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # metadata is lost
+            described = json.dumps(np.lib.format.dtype_to_descr(dtype)).encode("ascii")
+    except UserWarning:
+        return None
+    return described if _read(described) == dtype else None
+
+
+def _dtype_of(described: bytes) -> Any:
+    """The dtype that was written so. Raises ValueError unless ``encode`` writes it in the very same bytes."""
+    dtype = _read(described)
+    if dtype is None:
+        raise ValueError(f"a dtype that NumPy does not know: {described[:80]!r}")
+    if dtype.hasobject:
+        raise ValueError(f"dtype {dtype} holds Python objects")
+    if _described(dtype) != described:
+        raise ValueError(f"dtype {dtype} is not written as {described[:80]!r}")
+    return dtype
+
+
+def _read(described: bytes) -> Any:
+    try:
+        return np.lib.format.descr_to_dtype(_with_tuples(json.loads(described.decode("ascii"))))
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # NumPy raises what it likes
+        return None
 
 
 def _with_tuples(described: Any) -> Any:

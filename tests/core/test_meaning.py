@@ -126,8 +126,12 @@ def assert_one_meaning(value: Any) -> bool:
     return bool(payloads)
 
 
-YEARS = (dt.datetime.min + dt.timedelta(days=1), dt.datetime.max - dt.timedelta(days=1))
-moments = st.datetimes(*YEARS, timezones=st.sampled_from([UTC, dt.timezone(dt.timedelta(hours=-7))]))
+NAIVE = dt.datetime.now(UTC).replace(tzinfo=None)
+moments = st.datetimes(
+    NAIVE.replace(year=2),
+    NAIVE.replace(year=9998),
+    timezones=st.sampled_from([UTC, dt.timezone(dt.timedelta(hours=-7))]),
+)
 scalars = (
     st.none()
     | st.booleans()
@@ -155,7 +159,7 @@ keys = st.recursive(
 )
 mutable: st.SearchStrategy[Any] = (
     st.binary(max_size=9).map(bytearray)
-    | st.binary(max_size=9).map(lambda data: memoryview(data))
+    | st.binary(max_size=9).map(lambda data: memoryview(data)[:])
     | st.sets(st.integers(), max_size=2)
 )
 values = st.recursive(
@@ -171,7 +175,8 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
+@settings(max_examples=300, deadline=None)
 @given(values)
 def test_a_value_reads_back_equal_with_both_readers_or_is_refused_by_both_writers(value: Any) -> None:
     assert_one_meaning(value)
@@ -213,7 +218,7 @@ REFUSED: Dict[str, Any] = {
     "a record": Record(),
     "a set": {1, 2},
     "a member of no basic type": Shade.DARK,
-    "a moment without a time zone": dt.datetime.max,
+    "a moment without a time zone": NAIVE,
     "a date": dt.date(2024, 1, 1),
     "a UUID": uuid.uuid4(),
     "a decimal": decimal.Decimal("1.5"),
@@ -272,7 +277,7 @@ def test_numpys_scalars_are_taken_if_they_are_pythons_too() -> None:
     ("value", "advice"),
     [
         ({1, 2}, r"sorted\(...\), or use codec='pickle'"),
-        (dt.datetime.max, "give it a time zone"),
+        (NAIVE, "give it a time zone"),
         (Record(), "has no Record; publish what it consists of"),
         (2**70, r"71 bits; 64 fit: publish str\(number\)"),
         ({Apart("a"): 1, "a": 2}, "two keys of one dict have the same form in msgpack, so one would be lost"),
