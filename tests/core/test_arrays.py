@@ -154,6 +154,81 @@ def test_bytes_that_are_no_array_are_an_error_of_decoding(name: str, payload: by
             reader.get()
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        header(b'"|S0"', 2**63) + b"",
+        header(b'"|S0"', 2**62, 2**62) + b"",
+        header(b'"<f8"', 2**62, 2**62, 0) + b"",
+        header(b'"<f8"', 2**64 - 1, 0) + b"",
+        header(b'"f8"', 2) + bytes(16),
+        header(b'"float64"', 2) + bytes(16),
+        header(b'"=f8"', 2) + bytes(16),
+        header(b'"S4"', 4) + bytes(16),
+        header(b'"S"', 16) + bytes(16),
+        header(b'"<f8,<f8"', 1) + bytes(16),
+        header(b'"(2,)<f8"', 1) + bytes(16),
+        header(b'"<M8[1000ns]"', 2) + bytes(15),
+        header(b'"|S-4"', 4) + bytes(16),
+        header(b'"|S99999999999999999999"', 0) + b"",
+        header(b'[["a", "|S0"], ["b", "O"]]', 1) + bytes(8),
+        header(b'[["a", "<f8", [-1]]]', 1) + bytes(8),
+        header(b'[["a", "<f8", [4611686018427387904, 4]]]', 1) + bytes(8),
+    ],
+)
+def test_no_array_is_made_of_a_dtype_or_shape_that_is_not_written_so(payload: bytes) -> None:
+    with pytest.raises(ValueError, match=r"dtype|does not fill"):
+        arrays.decode(payload)
+
+
+def without_bytes(described: Any, *shape: int) -> Any:
+    return np.ndarray(shape, described, b"", strides=(0,) * len(shape))  # np.zeros would make "S1" of "S0"
+
+
+NO_BYTES = [without_bytes("S0", 3), without_bytes("U0", 2, 3), without_bytes("V0", 4), without_bytes("S0")]
+NO_BYTES += [without_bytes([("a", "S0"), ("b", "<f8", (0,))], 5), np.zeros((2, 0, 3), ">i4"), np.zeros((0, 1 << 40))]
+
+
+@pytest.mark.parametrize("array", NO_BYTES, ids=lambda array: f"{array.dtype} {array.shape}")
+def test_an_array_without_bytes_keeps_its_dtype_and_makes_no_memory(array: Any) -> None:
+    decoded = arrays.decode(bytes(arrays.encode(array)))
+
+    assert (decoded.dtype, decoded.shape, decoded.nbytes) == (array.dtype, array.shape, 0)
+    assert repr(decoded) == repr(array)
+
+
+def test_a_few_bytes_do_not_become_many() -> None:
+    decoded = arrays.decode(header(b'"|S0"', 1 << 30))
+
+    assert (decoded.dtype.str, decoded.nbytes, decoded.shape) == ("|S0", 0, (1 << 30,))
+
+
+KINDS = "?bhilqBHILQefdgFDG"
+dtypes: st.SearchStrategy[Any] = st.deferred(
+    lambda: (
+        st.sampled_from(KINDS).flatmap(lambda kind: st.sampled_from([f"<{kind}", f">{kind}"]))
+        | st.tuples(st.sampled_from("SUV"), st.integers(0, 5)).map(lambda two: f"{two[0]}{two[1]}")
+        | st.tuples(st.sampled_from("Mm"), st.sampled_from(["", "[ns]", "[25s]", "[D]"])).map("8".join)
+        | st.lists(st.tuples(dtypes, st.sampled_from([(), (2,), (0,), (1, 3)])), min_size=1, max_size=3).map(
+            lambda fields: [(f"f{place}", *field) for place, field in enumerate(fields)]
+        )
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(dtypes, st.lists(st.integers(0, 3), max_size=3))
+def test_any_dtype_and_shape_comes_back_or_is_refused(described: Any, shape: Any) -> None:
+    try:
+        array = np.zeros(shape, described)
+        payload = bytes(arrays.encode(array))
+    except (TypeError, ValueError):
+        return
+    decoded = arrays.decode(payload)
+
+    assert (decoded.dtype, decoded.shape, decoded.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_changed_bytes_are_another_array_or_an_error(data: st.DataObject) -> None:
