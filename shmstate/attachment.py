@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any, Callable, Optional, Tuple
 from shmstate import ownership
 from shmstate.errors import StateNotFound
 from shmstate.memory import Segment, attach
+from shmstate.options import check_timeout
 
 _LONGEST_NAP = 0.01
 
@@ -112,7 +114,8 @@ os.register_at_fork(after_in_child=_renew_turns)
 
 
 def _attach_within(name: str, timeout: float, trust_uid: Optional[int]) -> Segment:
-    deadline = time.monotonic() + timeout
+    limit = check_timeout("timeout", timeout)
+    deadline = math.inf if limit is None else time.monotonic() + limit
     nap = 0.0005
     while True:
         try:

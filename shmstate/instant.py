@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Iterable, NamedTuple, Tuple
 
-from shmstate.errors import InvalidOption
+from shmstate.options import check_whole
 from shmstate.reader import Snapshot, StateReader
 
 DEFAULT_SWEEPS = 100
@@ -32,8 +32,7 @@ def snapshot(readers: Iterable[StateReader], *, sweeps: int = DEFAULT_SWEEPS) ->
     decoding comes after. Raises as ``read()`` of each, and InvalidOption. All or nothing: one state that cannot be read
     makes it raise, and the error names that state. The readers stay as they were; leave that one out and call again.
     """
-    if sweeps < 1:
-        raise InvalidOption(f"sweeps={sweeps}: it takes one at least")
+    check_whole("sweeps", sweeps, 1)
     asked = list(readers)
     found = [reader.read_encoded() for reader in asked]
     sweep = 1

@@ -25,6 +25,7 @@ import zlib
 from typing import Any, NamedTuple, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidName, InvalidOption
+from shmstate.options import shown
 
 SHM_DIR = "/dev/shm"
 PREFIX = "shmstate."
@@ -146,9 +147,9 @@ def plan(*, slots: int, max_size: int, codec: str, checksum: bool) -> Layout:
         ("max_size", max_size, 1, LARGEST_MAX_SIZE),
     ):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidOption(f"{option} is an int, not {type(value).__name__}: {value!r}")
+            raise InvalidOption(f"{option} is an int, not {type(value).__name__}: {shown(value)}")
         if not low <= value <= high:
-            raise InvalidOption(f"{option}={value}: must lie between {low} and {high}")
+            raise InvalidOption(f"{option}={shown(value)}: must lie between {low} and {high}")
     return Layout(slots, whole_pages(max_size), codec, checksum)
 
 

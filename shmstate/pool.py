@@ -22,6 +22,7 @@ from shmstate.errors import InvalidOption, ShmStateError, UnknownWorker, WorkerD
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
 from shmstate.lifeline import Lifeline
 from shmstate.member import Member
+from shmstate.options import check_seconds, check_whole
 from shmstate.query import Answer, QueryService, state_name
 from shmstate.runs import GUARD, OutOfTime, deadline_after, join
 from shmstate.sync import DEFAULT_INTERVAL
@@ -83,14 +84,11 @@ class WorkerPool:
             raise InvalidOption(f"start_method={start_method!r} is none of {', '.join(START_METHODS)}")
         if not machines:
             raise InvalidOption(f"fleet {fleet!r}: a pool needs one worker at least")
-        if not interval > 0:
-            raise InvalidOption(f"interval={interval}: seconds, above 0")
-        if not isinstance(restarts, int) or restarts < 0:
-            raise InvalidOption(f"restarts={restarts!r}: a whole number, 0 or more")
+        check_seconds("interval", interval, above=True)
+        check_whole("restarts", restarts, 0)
         if on_restart is not None and not callable(on_restart):
             raise InvalidOption(f"on_restart={on_restart!r}: a function of a worker's name and a WorkerDied, or None")
-        if not start_timeout > 0:
-            raise InvalidOption(f"start_timeout={start_timeout}: seconds, above 0")
+        check_seconds("start_timeout", start_timeout, above=True)
         _require_that_workers_may_start(fleet)
         plan(slots=slots, max_size=max_size, codec=codec_named(codec).name, checksum=False)
         self.fleet = fleet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -11,9 +12,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
 
 from shmstate import ownership
 from shmstate.codecs import CodecLike
-from shmstate.errors import InvalidOption, NotPublished, ShmStateError, StateNotFound, UnknownWorker
+from shmstate.errors import NotPublished, ShmStateError, StateNotFound, UnknownWorker
 from shmstate.layout import file_name
 from shmstate.memory import path_of
+from shmstate.options import check_seconds, check_whole
 from shmstate.reader import StateReader
 from shmstate.registry import MEMBER_ERRORS, problem_of, state_names
 
@@ -85,10 +87,8 @@ class QueryService:
         keep_last: int = 0,
     ) -> None:
         file_name(fleet)
-        if not recheck >= 0:
-            raise InvalidOption(f"recheck={recheck}: seconds, 0 or more")
-        if not isinstance(keep_last, int) or keep_last < 0:
-            raise InvalidOption(f"keep_last={keep_last!r}: a number of workers, 0 or more")
+        check_seconds("recheck", recheck, most=math.inf)
+        check_whole("keep_last", keep_last, 0)
         self.fleet = fleet
         self._codec = codec
         self._trust_uid = trust_uid

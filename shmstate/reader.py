@@ -6,7 +6,7 @@ import time
 import weakref
 from typing import Any, AsyncIterator, Callable, NamedTuple, Optional, Tuple, TypeVar
 
-from shmstate import ownership, reading, waiting
+from shmstate import options, ownership, reading, waiting
 from shmstate.attachment import Attachment
 from shmstate.codecs import Codec, CodecLike, codec_for_reading
 from shmstate.compat import require_platform
@@ -79,8 +79,9 @@ class StateReader(Handle):
         tries: int = reading.DEFAULT_TRIES,
     ) -> None:
         require_platform()
-        if tries < 1:
-            raise InvalidOption(f"tries={tries}: a read takes one at least")
+        options.check_whole("tries", tries, 1)
+        if trust_uid is not None:
+            options.check_whole("trust_uid", trust_uid, 0)
         self._options = {"codec": codec, "timeout": timeout, "trust_uid": trust_uid, "tries": tries}
         self.name = name
         self._holder = self._place = place = Attachment(name, timeout, trust_uid)
@@ -134,6 +135,8 @@ class StateReader(Handle):
 
     def get_if_newer(self, version: int) -> Optional[Snapshot]:
         """``read()``, or None if nothing newer than ``version`` is there: one load, nothing copied or decoded."""
+        if version.__class__ is not int:
+            options.check_whole(f"state {self.name!r}: version", version, 0)
         return None if self._latest() <= version else self.read()
 
     def wait(self, *, after: Optional[int] = None, timeout: Optional[float] = None) -> Snapshot:
@@ -144,7 +147,9 @@ class StateReader(Handle):
         WaitTimeout after ``timeout`` seconds (None: never), WriterGone when there is nobody to wait for, noticed within
         a quarter of a second, and as ``read``.
         """
-        return waiting.wait(self, self._steps.rest, self._latest() if after is None else after, timeout)
+        limit = options.check_timeout(f"state {self.name!r}: timeout", timeout)
+        seen = self._latest() if after is None else options.check_whole(f"state {self.name!r}: after", after, 0)
+        return waiting.wait(self, self._steps.rest, seen, limit)
 
     def changes(self, *, after: int = 0) -> AsyncIterator[Snapshot]:
         """``async for snapshot in reader.changes()``: the latest state, then the latest whenever there is a newer one.
@@ -153,7 +158,9 @@ class StateReader(Handle):
         waits. With a writer made with ``notify=True`` a thread sleeps, for 8 iterators of a process at a time; the
         others notice a version as ``wait`` does without ``notify``. Raises as ``read``.
         """
-        return waiting.changes(self, self._steps.rest, _version_of, after)
+        return waiting.changes(
+            self, self._steps.rest, _version_of, options.check_whole(f"state {self.name!r}: after", after, 0)
+        )
 
     def read_into(self, target: Any) -> Snapshot:
         """Copy the latest state's bytes into a writable buffer; the snapshot's value is the part that was filled.
@@ -239,15 +246,16 @@ class StateReader(Handle):
 
         Raises Overwritten, NotPublished if it is still to come, DecodeError, CorruptSegment, InvalidOption.
         """
-        return self.decode(_encoded(self._steps.of_version(version)))
+        return self.decode(
+            _encoded(self._steps.of_version(options.check_whole(f"state {self.name!r}: version", version, 1)))
+        )
 
     def read_since(self, version: int) -> History:
         """All versions after ``version`` that are still there, oldest first, and how many were missed.
 
         Empty if nothing newer is published. Raises DecodeError, CorruptSegment, InvalidOption.
         """
-        if version < 0:
-            raise InvalidOption(f"state {self.name!r}: version {version}: give 0 for all")
+        options.check_whole(f"state {self.name!r}: version", version, 0)
         latest = self._latest()
         snapshots = []
         for wanted in range(max(version + 1, latest - self.slots + 1, 1), latest + 1):

@@ -13,7 +13,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Iterator, List, Optional
 
 from shmstate import worker
-from shmstate.errors import InvalidOption
+from shmstate.options import check_timeout
 from shmstate.wire import Broken, Inlet, Outlet, wait_for
 
 LOOK_UP = 0.05  # seconds between two looks at whether a wait is still wanted, and its worker alive
@@ -26,11 +26,8 @@ GUARD = 'a script must build its pool under `if __name__ == "__main__":`, becaus
 
 def deadline_after(timeout: Optional[float]) -> float:
     """Return the moment until which to wait. Raises InvalidOption."""
-    if timeout is None:
-        return math.inf
-    if not isinstance(timeout, (int, float)) or not timeout >= 0:
-        raise InvalidOption(f"timeout={timeout!r}: seconds, 0 or more, or None to wait without a limit")
-    return time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
+    limit = check_timeout("timeout", timeout)
+    return math.inf if limit is None else time.monotonic() + limit
 
 
 class OutOfTime(Exception):

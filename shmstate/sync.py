@@ -12,7 +12,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Type
 
-from shmstate.errors import InvalidOption, WriterClosed
+from shmstate.errors import WriterClosed
+from shmstate.options import check_seconds
 from shmstate.writer import StateWriter
 
 if TYPE_CHECKING:  # it takes longer to load than all of shmstate; who uses it has loaded it
@@ -103,10 +104,9 @@ class StateSync:
         heartbeat: float = DEFAULT_HEARTBEAT,
     ) -> None:
         for option, value in (("interval", interval), ("heartbeat", heartbeat)):
-            if value is not None and not value > 0:
-                raise InvalidOption(f"{option}={value}: seconds, above 0")
-        if not min_interval >= 0:
-            raise InvalidOption(f"min_interval={min_interval}: seconds, 0 or more")
+            if value is not None or option != "interval":
+                check_seconds(option, value, above=True)
+        check_seconds("min_interval", min_interval)
         self.error: Optional[BaseException] = None
         self._writer = writer
         self._state = state

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: A module imports only from rows above its own. ``__init__`` is where the library ends and its programs begin.
 ORDER = (
     ("errors", "ending"),
+    ("options",),
     ("layout",),
     ("compat",),
     ("futex", "turns"),

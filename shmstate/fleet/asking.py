@@ -15,6 +15,7 @@ from shmstate.fleet import engine, wire
 from shmstate.fleet.links import Links
 from shmstate.fleet.replies import HostAnswer, Problem, Replies, Tally
 from shmstate.fleet.roster import Roster
+from shmstate.options import check_seconds, check_whole
 
 DEFAULT_DEADLINE = 1.0
 DEFAULT_MAX_TOTAL = 256 << 20
@@ -211,10 +212,8 @@ def _check(states: str, hosts: Sequence[str], deadline: float, max_payload: int,
             raise InvalidOption(f"{option}={pattern!r}: no name has {error.object[error.start]!r} in it") from error
     _check_deadline(deadline)
     for option, value in (("max_payload", max_payload), ("max_total", max_total)):
-        if not 1 <= value <= 1 << 40:
-            raise InvalidOption(f"{option}={value}: bytes, 1 or more")
+        check_whole(option, value, 1, 1 << 40)
 
 
 def _check_deadline(deadline: float) -> None:
-    if not 0 < deadline <= 3600:
-        raise InvalidOption(f"deadline={deadline}: seconds, above 0 and at most an hour")
+    check_seconds("deadline", deadline, above=True, most=3600)

@@ -15,6 +15,7 @@ from shmstate.errors import FleetError, WaitTimeout
 from shmstate.fleet import engine, wire
 from shmstate.fleet.asking import FleetQuery
 from shmstate.fleet.replies import HostAnswer, Problem
+from shmstate.options import check_timeout
 
 #: Gateways that were at a host before, whose late words are not believed; more of them are forgotten.
 _MOST_FORMER = 16
@@ -218,7 +219,8 @@ class Changes:
 
     def get(self, timeout: Optional[float] = None) -> Change:
         """The next change. Raises WaitTimeout after ``timeout`` seconds, FleetError when closed."""
-        ends = None if timeout is None else time.monotonic() + timeout
+        limit = check_timeout("timeout", timeout)
+        ends = None if limit is None else time.monotonic() + limit
         with self._lock:
             while not self._waiting:
                 if self._closed:

@@ -15,6 +15,7 @@ from shmstate.errors import InvalidOption, StateNotFound
 from shmstate.fleet import engine, wire
 from shmstate.fleet.outgoing import HostStates
 from shmstate.fleet.pushing import DEFAULT_INTERVAL, DEFAULT_PULSE, Pushing
+from shmstate.options import check_seconds, check_whole
 
 _log = logging.getLogger("shmstate")
 
@@ -197,8 +198,7 @@ def _check(host: str, states: Sequence[str], max_payload: int, interval: float, 
         raise InvalidOption(f"host={host!r}: 1 to {LONGEST_HOST_NAME} printable characters, none of them '*'")
     if isinstance(states, str) or not states or not all(isinstance(pattern, str) and pattern for pattern in states):
         raise InvalidOption(f"states={states!r}: a list of patterns, as ['fleet.*']")
-    if not 1 <= max_payload <= 1 << 30:
-        raise InvalidOption(f"max_payload={max_payload}: bytes, from 1 to {1 << 30}")
+    check_whole("max_payload", max_payload, 1, 1 << 30)
     for option, value in (("interval", interval), ("pulse", pulse)):
-        if not 0.001 <= value <= 3600:
+        if not check_seconds(option, value, most=3600) >= 0.001:
             raise InvalidOption(f"{option}={value}: seconds, from 0.001 to 3600")

@@ -157,5 +157,5 @@ def test_a_state_that_is_not_published_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("sweeps", [0, -1])
 def test_no_sweeps_are_an_invalid_option(sweeps: int) -> None:
-    with pytest.raises(InvalidOption, match=f"sweeps={sweeps}: it takes one at least"):
+    with pytest.raises(InvalidOption, match=f"sweeps={sweeps}: a whole number, 1 to "):
         snapshot([], sweeps=sweeps)

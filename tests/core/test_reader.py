@@ -252,9 +252,9 @@ def test_what_is_overwritten_while_it_is_read_counts_as_missed(name: str) -> Non
 def test_a_version_below_0_is_an_invalid_option(name: str) -> None:
     with StateWriter(name) as writer, StateReader(name) as reader:
         writer.publish(1)
-        with pytest.raises(InvalidOption, match="version -1: give 0 for all"):
+        with pytest.raises(InvalidOption, match="version=-1: a whole number, 0 to "):
             reader.read_since(-1)
-        with pytest.raises(InvalidOption, match="version 0: the first is 1"):
+        with pytest.raises(InvalidOption, match="version=0: a whole number, 1 to "):
             reader.read_version(0)
 
 
