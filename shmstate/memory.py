@@ -195,12 +195,11 @@ class Segment:
             return
         while self._at_close:
             self._at_close.pop()()
-        mapped, self._map = self._map, None
+        # Neither released nor closed: a thread in the middle of a load keeps what it uses, and slices of a view are still
+        # good. ``numpy.ndarray(buffer=...)`` keeps the map alone, by a reference that does not stop it from being closed.
+        # The map goes with the last reference, which is one of these if nothing else has one.
+        self._map = None
         self.words = self.view = self.data = _released
-        # Not released: a thread in the middle of a load keeps what it uses, and slices of a view are still good. The map
-        # goes with the last of them.
-        with suppress(BufferError):
-            mapped.close()
         self.drop()
 
 

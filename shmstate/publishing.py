@@ -389,7 +389,7 @@ def open_publishing(
     def retire(error: Callable[[], Exception]) -> None:
         nonlocal bound, take_turn
         words = Retired(error)
-        bound = (words, *bound[1:])
+        bound = (words, words, *bound[2:])
         # In a forked child the turn may be a thread's that did not come along; nobody would ever end it.
         take_turn = partial(words.__getitem__, latest_at)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -290,3 +292,73 @@ def test_a_view_of_a_closed_reader_says_so(both: Any, use: Callable[[View], obje
 
     with pytest.raises(ReaderClosed, match=reader.name):
         use(view)
+
+
+# What keeps no more than the map: numpy.ndarray(buffer=...).
+
+RAW = """
+import os, sys, shmstate, numpy
+name, case = sys.argv[1:]
+def mapped(): return sum(line.split()[4] == inode for line in open("/proc/self/maps"))
+def raw(data): return numpy.ndarray((10_000,), "u1", data)
+writer = shmstate.StateWriter(name)
+writer.publish_bytes(b"x" * 10_000)
+reader = shmstate.StateReader(name)
+inode = str(os.stat("/dev/shm/shmstate." + name).st_ino)
+if case == "loan":
+    with writer.loan(10_000) as data:
+        array = raw(data)
+        array[:] = 120
+    writer.close()
+elif case == "apply":
+    array = reader.apply(raw)
+    reader.close()
+elif case == "move":
+    array = raw(reader.view().data)
+    writer.publish_bytes(b"y" * (100 << 20))
+    assert reader.read_bytes()[:1] == b"y"
+    reader.close()
+elif case == "fork":
+    with writer.loan(10_000) as data:
+        array = raw(data)
+        array[:] = 120
+    pid = os.fork()
+    if not pid:
+        os._exit(int(array.sum() != 1_200_000))
+    assert os.waitpid(pid, 0)[1] == 0
+    writer.close()
+else:
+    view = reader.view()
+    array = raw(view.data)
+    if case == "release":
+        view.release()
+    reader.close()
+    del view
+assert array.sum() == 1_200_000, array
+held = mapped()
+part = array[5:]
+del array
+assert part.sum() == 120 * 9_995 and mapped() == held
+del part
+assert mapped() == held - 1, (mapped(), held)
+writer.close()
+reader.close()
+if "data" in globals():
+    del data
+assert mapped() == 0, mapped()
+if case == "exit":
+    writer = shmstate.StateWriter(name)
+    writer.publish_bytes(b"x" * 10_000)
+    array = raw(shmstate.StateReader(name).view().data)
+"""
+
+
+@pytest.mark.parametrize("case", ["view", "release", "loan", "apply", "move", "fork", "exit"])
+def test_the_map_stays_as_long_as_anything_refers_to_it_and_no_longer(name: str, case: str) -> None:
+    pytest.importorskip("numpy")
+
+    done = subprocess.run(
+        [sys.executable, "-c", RAW, name, case], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
