@@ -253,6 +253,25 @@ def flat_encoder(codec: Codec) -> Callable[[Any], Any]:
     return encode_flat
 
 
+def is_of_the_codec(error: Exception) -> bool:
+    """Whether ``error``, which came out of a codec, says something of what it was given.
+
+    MemoryError and RecursionError do not, nor does an exception of a signal handler, which Python runs between any two
+    steps of a codec. A handler is called with the frame that it interrupts, which is the caller of its own frame.
+    """
+    if isinstance(error, (MemoryError, RecursionError)):
+        return False
+    trace = error.__traceback__
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        given: List[Any] = []
+        for value in frame.f_locals.values():
+            given.extend(value if isinstance(value, tuple) else (value,))
+        if frame.f_back is not None and any(value is frame.f_back for value in given):
+            return False
+    return True
+
+
 def codec_for_reading(asked: Optional[CodecLike], written: str, state: str) -> Codec:
     """The codec to read state ``state`` with, which its writer wrote with codec ``written``.
 

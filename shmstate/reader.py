@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Callable, NamedTuple, Optional, Tuple, Ty
 
 from shmstate import options, ownership, reading, waiting
 from shmstate.attachment import Attachment
-from shmstate.codecs import Codec, CodecLike, codec_for_reading
+from shmstate.codecs import Codec, CodecLike, codec_for_reading, is_of_the_codec
 from shmstate.compat import require_platform
 from shmstate.errors import DecodeError, InvalidOption, Overwritten, ReaderClosed, ReadTimeout
 from shmstate.handle import Handle
@@ -200,8 +200,8 @@ class StateReader(Handle):
             view = self.view()
             try:
                 result = function(view.data)
-            except Exception:
-                if view.valid:
+            except Exception as error:
+                if view.valid or not is_of_the_codec(error):
                     raise
                 continue
             if view.valid:
@@ -343,6 +343,8 @@ def _getter(name: str, steps: reading.SegmentReader, whole: reading.Whole) -> Ca
 
 
 def _not_decoded(name: str, payload: bytes, which: str, error: Exception) -> DecodeError:
+    if not is_of_the_codec(error):
+        raise error
     return DecodeError(
         f"state {name!r}: {which}, {len(payload)} whole bytes starting {payload[:16]!r}, did not decode"
         f" ({type(error).__name__}: {error}); its writer published something else than its codec's bytes"

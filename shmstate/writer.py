@@ -7,7 +7,7 @@ import os
 from typing import Any, Callable, Optional, Union
 
 from shmstate import ownership, protocol, publishing
-from shmstate.codecs import CodecLike, codec_named, flat_encoder
+from shmstate.codecs import CodecLike, codec_named, flat_encoder, is_of_the_codec
 from shmstate.compat import STRONGLY_ORDERED
 from shmstate.ending import Ending
 from shmstate.errors import EncodeError, InvalidOption, NameInUse, WriterClosed
@@ -203,6 +203,8 @@ def _filling(name: str, fill: Any, steps: protocol.Publishing, refuse: protocol.
 
 def _refusal(name: str) -> protocol.Refuse:
     def refuse(value: Any, error: Exception) -> EncodeError:
+        if not is_of_the_codec(error):
+            raise error
         return EncodeError(
             f"state {name!r}: a {type(value).__name__} did not encode ({type(error).__name__}: {error});"
             f" nothing was published, the last state stands"

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import functools
 import math
 import os
 import pickle
 import random
+import signal
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from typing import Any, List
 
@@ -455,3 +457,72 @@ def test_without_msgspec_msgpack_is_plain_and_reads_what_msgspec_wrote(
 @pytest.mark.parametrize("codec", BOTH, ids=["plain", "default"])
 def test_an_unknown_extension_is_kept_as_such(codec: Codec) -> None:
     assert codec.decode(msgpack.packb(msgpack.ExtType(9, b"x"))) == msgpack.ExtType(9, b"x")
+
+
+# What no codec has raised.
+
+
+class FromOutside(Exception):
+    pass
+
+
+def in_the_middle(_value: Any) -> bytes:
+    signal.raise_signal(signal.SIGUSR1)
+    return b"x" * sum(range(10))
+
+
+def plain_handler(number: int, frame: Any) -> None:
+    raise FromOutside(number, frame.f_lineno)
+
+
+class Handler:
+    def method(self, _number: int, _frame: Any) -> None:
+        self.fail()
+
+    def fail(self) -> None:
+        raise FromOutside
+
+    __call__ = method
+
+
+HANDLERS = {
+    "function": plain_handler,
+    "method": Handler().method,
+    "object": Handler(),
+    "any arguments": lambda *arguments: plain_handler(*arguments),  # noqa: PLW0108
+    "partial": functools.partial(lambda _more, number, frame: plain_handler(number, frame), 1),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
+def test_an_exception_of_a_signal_handler_comes_out_as_it_is(name: str, handler: Any) -> None:
+    before = signal.signal(signal.SIGUSR1, handler)
+    codec = Codec("mine", in_the_middle, in_the_middle)
+    try:
+        with StateWriter(name, codec=codec) as writer, StateReader(name, codec=codec) as reader:
+            for call in (lambda: writer.publish(1), lambda: writer.encode(1)):
+                with pytest.raises(FromOutside) as caught:
+                    call()
+                assert caught.value.__cause__ is None
+            writer.publish_bytes(b"x")
+            for call in (reader.get, reader.read, lambda: reader.apply(lambda _data: in_the_middle(1))):
+                with pytest.raises(FromOutside):
+                    call()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_what_says_nothing_of_the_state_comes_out_as_it_is(name: str, error: Any) -> None:
+    def fail(_value: object) -> Any:
+        raise error("mine")
+
+    codec = Codec("mine", fail, fail)
+    with StateWriter(name, codec=codec) as writer, StateReader(name, codec=codec) as reader:
+        for call in (lambda: writer.publish(1), lambda: writer.encode(1)):
+            with pytest.raises(error, match="mine"):
+                call()
+        writer.publish_bytes(b"x")
+        for call in (reader.get, reader.read):
+            with pytest.raises(error, match="mine"):
+                call()
