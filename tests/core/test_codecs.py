@@ -500,12 +500,13 @@ def test_an_exception_of_a_signal_handler_comes_out_as_it_is(name: str, handler:
     codec = Codec("mine", in_the_middle, in_the_middle)
     try:
         with StateWriter(name, codec=codec) as writer, StateReader(name, codec=codec) as reader:
-            for call in (lambda: writer.publish(1), lambda: writer.encode(1)):
+            for write in (writer.publish, writer.encode):
                 with pytest.raises(FromOutside) as caught:
-                    call()
+                    write(1)
                 assert caught.value.__cause__ is None
             writer.publish_bytes(b"x")
-            for call in (reader.get, reader.read, lambda: reader.apply(lambda _data: in_the_middle(1))):
+            reads: List[Any] = [reader.get, reader.read, lambda: reader.apply(lambda _data: in_the_middle(1))]
+            for call in reads:
                 with pytest.raises(FromOutside):
                     call()
     finally:
@@ -519,10 +520,10 @@ def test_what_says_nothing_of_the_state_comes_out_as_it_is(name: str, error: Any
 
     codec = Codec("mine", fail, fail)
     with StateWriter(name, codec=codec) as writer, StateReader(name, codec=codec) as reader:
-        for call in (lambda: writer.publish(1), lambda: writer.encode(1)):
+        for write in (writer.publish, writer.encode):
             with pytest.raises(error, match="mine"):
-                call()
+                write(1)
         writer.publish_bytes(b"x")
-        for call in (reader.get, reader.read):
+        for read in (reader.get, reader.read):
             with pytest.raises(error, match="mine"):
-                call()
+                read()
