@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from shmstate.codecs import Codec, Field
 from shmstate.errors import (
+    AccessDenied,
     CodecMismatch,
     CorruptSegment,
     DecodeError,
@@ -27,6 +28,7 @@ from shmstate.errors import (
     ShmStateError,
     StateNotFound,
     StateTooLarge,
+    SystemRefused,
     UnknownWorker,
     UnsupportedPlatform,
     UntrustedSegment,
@@ -51,6 +53,7 @@ from shmstate.writer import StateWriter
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
     "Answer",
     "Answers",
     "Codec",
@@ -89,6 +92,7 @@ __all__ = [
     "StateTooLarge",
     "StateWriter",
     "SyncStats",
+    "SystemRefused",
     "UnknownWorker",
     "UnsupportedPlatform",
     "UntrustedSegment",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import weakref
@@ -11,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Callable, Optional, Tuple
 
 from shmstate import ownership
+from shmstate.compat import run_in_forked_children
 from shmstate.errors import StateNotFound
 from shmstate.memory import Segment, attach
 from shmstate.options import check_timeout
@@ -110,7 +110,7 @@ def _renew_turns() -> None:
         attachment.forked()
 
 
-os.register_at_fork(after_in_child=_renew_turns)
+run_in_forked_children(_renew_turns)
 
 
 def _attach_within(name: str, timeout: float, trust_uid: Optional[int]) -> Segment:

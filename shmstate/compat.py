@@ -9,10 +9,12 @@ import platform
 import sys
 import types
 from multiprocessing import shared_memory
-from typing import Any
+from stat import S_ISDIR
+from typing import Any, Callable
 
 from shmstate.errors import UnsupportedPlatform
 from shmstate.layout import SHM_DIR
+from shmstate.oserrors import translated
 
 #: x86-64 keeps stores in order among stores and loads among loads; the protocol needs no more (I2 in protocol.py).
 STRONGLY_ORDERED = platform.machine().lower() in ("x86_64", "amd64")
@@ -22,8 +24,21 @@ def require_platform() -> None:
     """Raise UnsupportedPlatform unless this is 64-bit Linux with a ``/dev/shm``."""
     if not sys.platform.startswith("linux") or sys.maxsize < 2**32:
         raise UnsupportedPlatform(f"shmstate needs 64-bit Linux; this is {platform.platform()}")
-    if not os.path.isdir(SHM_DIR):
+    try:
+        with translated(f"{SHM_DIR} cannot be looked at", FileNotFoundError, NotADirectoryError):
+            is_there = S_ISDIR(os.stat(SHM_DIR).st_mode)
+    except OSError as error:
+        if error.errno is None:  # a signal handler's
+            raise
+        is_there = False
+    if not is_there:
         raise UnsupportedPlatform(f"{SHM_DIR} is missing: mount a tmpfs there, or give the container one")
+
+
+def run_in_forked_children(act: Callable[[], None]) -> None:
+    """Have ``act`` run first in each forked child, where there are any."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=act)
 
 
 def map_shared(fd: int, size: int, writable: bool) -> mmap.mmap:

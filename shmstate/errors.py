@@ -18,6 +18,8 @@
     ├── WriterGone               nothing newer will be published: the writer has closed or died
     ├── Overwritten              a version that was viewed, or asked for, is gone: newer ones have its slot
     ├── ViewInUse                (BufferError) live bytes are still referred to where they are to be let go
+    ├── SystemRefused            the operating system refused a call: files, maps or locks used up, an I/O error
+    │   └── AccessDenied         ... for want of a permission, or on a read-only mount
     ├── CorruptSegment           ours by name, not by content
     ├── UntrustedSegment         owned by another user
     ├── HandleClosed             (ValueError) used after close()
@@ -103,6 +105,14 @@ class Overwritten(ShmStateError):
 
 class ViewInUse(ShmStateError, BufferError):
     """Something still refers to the live bytes of a view."""
+
+
+class SystemRefused(ShmStateError):
+    """The operating system refused a call. The text names the limit; the last state is still readable."""
+
+
+class AccessDenied(SystemRefused):
+    """The operating system refused a call for want of a permission, or on a read-only mount."""
 
 
 class CorruptSegment(ShmStateError):

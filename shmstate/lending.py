@@ -8,7 +8,7 @@ from typing import Callable, Optional, Tuple
 from shmstate.bound_segment import MOST_WAKES, Bound
 from shmstate.errors import CorruptSegment, ReentrantPublish
 from shmstate.layout import INTENT, LATEST, RETIRED, WAKE, Layout, whole_pages
-from shmstate.memory import lend as borrow
+from shmstate.lent import lend as borrow
 from shmstate.protocol import Title
 
 Lend = Callable[[int, object], Optional[memoryview]]

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Optional, Type
 
 from shmstate.errors import InvalidOption, ViewInUse
-from shmstate.memory import is_held
+from shmstate.lent import is_held
 from shmstate.protocol import Publishing
 
 

@@ -13,10 +13,8 @@ Whatever else has these three, ``fence``, ``weak`` and ``commit`` can stand in f
 from __future__ import annotations
 
 import errno
-import gc
 import mmap
 import os
-import sys
 import threading
 import time
 import weakref
@@ -25,7 +23,7 @@ from multiprocessing import shared_memory
 from stat import S_ISREG, filemode
 from typing import Any, Callable, List, Optional, Tuple
 
-from shmstate.compat import STRONGLY_ORDERED, create_shared_memory, map_shared
+from shmstate.compat import STRONGLY_ORDERED, create_shared_memory, map_shared, run_in_forked_children
 from shmstate.errors import CorruptSegment, OutOfSharedMemory, StateNotFound, UntrustedSegment
 from shmstate.layout import (
     AT_CREATED,
@@ -42,8 +40,12 @@ from shmstate.layout import (
     parse_header,
     parse_predecessor,
 )
+from shmstate.oserrors import translated
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG)
+_NO_ADDRESSES = (errno.ENOMEM, errno.EFBIG)
+#: What ``open_existing`` tells of in words of its own.
+_EXPLAINED = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
 def path_of(name: str) -> str:
@@ -80,7 +82,8 @@ class Segment:
         self.name = name
         self.path = path_of(name)
         self.layout = layout
-        self.inode = os.fstat(fd).st_ino
+        with translated(f"state {name!r}: its file cannot be looked at"):
+            self.inode = os.fstat(fd).st_ino
         self.weak = not STRONGLY_ORDERED
         #: CLOCK_MONOTONIC in nanoseconds, one for all processes.
         self.clock: Callable[[], int] = time.monotonic_ns
@@ -90,11 +93,15 @@ class Segment:
         self.fd = -1
         self._kept: Optional[Callable[[], object]] = None
         try:
-            self._map: Optional[mmap.mmap] = map_shared(fd, layout.size, writable)
+            with translated(f"state {name!r}: its segment cannot be mapped", *_NO_ADDRESSES):
+                self._map: Optional[mmap.mmap] = map_shared(fd, layout.size, writable)
         except OSError as error:
+            if error.errno is None:  # a signal handler's
+                raise
             raise OutOfSharedMemory(
                 f"state {name!r}: no room to map its {layout.size >> 20} MiB of address space ({error.strerror});"
-                f" raise the limit on address space (ulimit -v), or make it with a smaller max_size"
+                f" raise the limit on address space (ulimit -v) or on maps (sysctl vm.max_map_count), or make it with"
+                f" a smaller max_size"
             ) from error
         self.data: Any = self._map
         self.view = memoryview(self._map)
@@ -132,11 +139,14 @@ class Segment:
         Raises OutOfSharedMemory (nothing is left behind), or StateNotFound if the file is no longer there.
         """
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with translated(f"state {self.name!r}: {self.path} cannot be opened to grow it", FileNotFoundError):
+                fd = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             fd = -1
         try:
-            if fd < 0 or os.fstat(fd).st_ino != self.inode:
+            with translated(f"state {self.name!r}: {self.path} cannot be looked at"):
+                is_there = fd >= 0 and os.fstat(fd).st_ino == self.inode
+            if not is_there:
                 raise StateNotFound(
                     f"state {self.name!r}: {self.path} was removed or replaced by somebody else, so it cannot grow;"
                     f" close this writer and open a new one"
@@ -148,7 +158,8 @@ class Segment:
 
     def keep(self, fd: int) -> None:
         """Keep a copy of the descriptor that was mapped until ``close()``, or ``drop()``, or nobody has the segment."""
-        self.fd = os.dup(fd)
+        with translated(f"state {self.name!r}: no descriptor for its turns"):
+            self.fd = os.dup(fd)
         self._kept = kept = weakref.finalize(self, os.close, self.fd)
         kept.atexit = False
 
@@ -175,7 +186,8 @@ class Segment:
     def committed(self) -> int:
         """Bytes of memory behind the segment, of all its address space; 0 if its file is gone."""
         try:
-            stat = os.stat(self.path, follow_symlinks=False)
+            with translated(f"state {self.name!r}: {self.path} cannot be looked at", FileNotFoundError):
+                stat = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
             return 0
         return stat.st_blocks * 512 if stat.st_ino == self.inode else 0
@@ -203,28 +215,8 @@ class Segment:
         self.drop()
 
 
-def lend(view: memoryview, start: int, stop: int) -> memoryview:
-    """A part of the bytes behind ``view``, of which it can be told who else holds it (``is_held``)."""
-    whole = memoryview(view.obj)
-    part = whole[start:stop]
-    whole.release()
-    return part
-
-
-def is_held(lent: memoryview) -> bool:
-    """Whether a slice, an array, or whatever else was made of what was lent is still there."""
-    # NumPy's arrays, and slices, do not keep a memoryview from being released: they hold what it was made of.
-    return _holders(lent) > _HOLDERS_OF_ITS_OWN
-
-
-def _holders(lent: memoryview) -> int:
-    return sys.getrefcount(*gc.get_referents(lent))
-
-
 _released: Any = memoryview(b"")
 _released.release()
-_any = lend(memoryview(b"."), 0, 1)
-_HOLDERS_OF_ITS_OWN = _holders(_any)
 _fence = threading.Lock()
 _writable: weakref.WeakSet[Segment] = weakref.WeakSet()
 
@@ -235,7 +227,7 @@ def _close_what_was_forked() -> None:
         segment.close()
 
 
-os.register_at_fork(after_in_child=_close_what_was_forked)
+run_in_forked_children(_close_what_was_forked)
 
 
 def build(
@@ -245,44 +237,52 @@ def build(
     label: str,
     content: Optional[Content] = None,
     predecessor: int = 0,
+    lock: Optional[Callable[[int], object]] = None,
 ) -> int:
     """Make a complete segment at ``path``: header written, ``content`` published, or nothing. Returns a descriptor of it.
 
-    Raises OutOfSharedMemory, leaving nothing behind.
+    ``lock(descriptor)`` comes before all that takes time. Raises FileNotFoundError if the file was removed before it
+    had the lock, OutOfSharedMemory, SystemRefused; all leave nothing behind.
     """
     made = _create(os.path.basename(path), layout.size, label)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with translated(f"{label}: its new file cannot be opened", FileNotFoundError):
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
+            if lock is not None:
+                lock(fd)
             allocate(fd, 0, PAGE, label)
-            os.pwrite(fd, pack_header(layout, identity, content, predecessor), 0)
+            _write_all(fd, pack_header(layout, identity, content, predecessor), 0, label)
             if content is not None and content.payload:
                 start = layout.where[content.version % layout.slots].start
                 allocate(fd, start, len(content.payload), label)
-                _write_all(fd, content.payload, start)
+                _write_all(fd, content.payload, start, label)
         except BaseException:
             os.close(fd)
             raise
         return fd
     except BaseException:
-        made.unlink()
+        with suppress(FileNotFoundError):
+            made.unlink()
         raise
     finally:
         made.close()
 
 
-def _write_all(fd: int, payload: Any, start: int) -> None:
+def _write_all(fd: int, payload: Any, start: int, label: str) -> None:
     left = memoryview(payload)
     while left:  # one call writes 2 GiB at most
-        written = os.pwrite(fd, left, start)
+        with translated(f"{label}: its new file cannot be written"):
+            written = os.pwrite(fd, left, start)
         start, left = start + written, left[written:]
 
 
 def _create(file: str, size: int, label: str) -> shared_memory.SharedMemory:
     try:
-        return create_shared_memory(file, size)
+        with translated(f"{label}: no file can be made in {SHM_DIR}", *_NO_ADDRESSES):
+            return create_shared_memory(file, size)
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno is None:  # a signal handler's
             raise
         raise OutOfSharedMemory(
             f"{label}: cannot reserve {size >> 20} MiB of address space in {SHM_DIR} ({error.strerror});"
@@ -293,9 +293,10 @@ def _create(file: str, size: int, label: str) -> shared_memory.SharedMemory:
 def allocate(fd: int, start: int, nbytes: int, label: str) -> None:
     """``posix_fallocate``, its failure told as OutOfSharedMemory."""
     try:
-        os.posix_fallocate(fd, start, nbytes)
+        with translated(f"{label}: no memory can be put behind it; nothing was published", *_NO_SPACE):
+            os.posix_fallocate(fd, start, nbytes)
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno is None:  # a signal handler's
             raise
         room = os.statvfs(SHM_DIR)
         raise OutOfSharedMemory(
@@ -311,8 +312,9 @@ def open_existing(name: str, writable: bool) -> int:
     path = path_of(name)
     mode = os.O_RDWR if writable else os.O_RDONLY
     try:
-        # O_NONBLOCK: somebody may have put a pipe there, and to open one would wait for its other end.
-        return os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        # O_NONBLOCK: a pipe may be there, and to open one would wait for its other end.
+        with translated(f"state {name!r}: {path} cannot be opened", *_EXPLAINED):
+            return os.open(path, mode | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise StateNotFound(
             f"no state {name!r}: {path} does not exist. Its writer has not started or has closed it;"
@@ -335,20 +337,36 @@ def open_existing(name: str, writable: bool) -> int:
         raise
 
 
-def read_header(fd: int, name: str, trust_uid: Optional[int] = None) -> Tuple[Layout, Identity]:
-    """Check whose the open file is and what it says it is.
+def require_own(fd: int, name: str, trust_uid: Optional[int] = None, may_trust: bool = False) -> int:
+    """Check whose the open file is; returns its size. ``may_trust``: the caller's user can give a ``trust_uid``.
 
-    Raises UntrustedSegment unless it belongs to this user or to ``trust_uid``; CorruptSegment unless its header holds.
+    Raises UntrustedSegment unless it belongs to this user or to ``trust_uid``; CorruptSegment if it is not a file.
     """
-    stat = os.fstat(fd)
+    with translated(f"state {name!r}: {path_of(name)} cannot be looked at"):
+        stat = os.fstat(fd)
     if not S_ISREG(stat.st_mode):
         raise CorruptSegment(f"state {name!r}: {path_of(name)} is {filemode(stat.st_mode)}, not a file; remove it")
     if stat.st_uid != os.geteuid() and stat.st_uid != trust_uid:
+        remedy = f"pass trust_uid={stat.st_uid} if you trust that user"
+        if not may_trust:
+            remedy = "a writer owns its own user's states alone; choose another name, or have that user remove it"
         raise UntrustedSegment(
-            f"state {name!r}: {path_of(name)} belongs to uid {stat.st_uid}, this process is uid {os.geteuid()};"
-            f" pass trust_uid={stat.st_uid} if you trust that user"
+            f"state {name!r}: {path_of(name)} belongs to uid {stat.st_uid}, this process is uid {os.geteuid()}; {remedy}"
         )
-    return parse_header(os.pread(fd, PAGE, 0), stat.st_size, f"state {name!r} ({path_of(name)})")
+    return stat.st_size
+
+
+def read_header(
+    fd: int, name: str, trust_uid: Optional[int] = None, may_trust: bool = False
+) -> Tuple[Layout, Identity]:
+    """Check whose the open file is, as ``require_own`` does, and what it says it is.
+
+    Raises UntrustedSegment; CorruptSegment unless its header holds.
+    """
+    size = require_own(fd, name, trust_uid, may_trust)
+    with translated(f"state {name!r}: {path_of(name)} cannot be read"):
+        header = os.pread(fd, PAGE, 0)
+    return parse_header(header, size, f"state {name!r} ({path_of(name)})")
 
 
 def predecessor(fd: int) -> Tuple[int, int]:
@@ -374,7 +392,7 @@ def attach(name: str, trust_uid: Optional[int] = None) -> Segment:
     """
     fd = open_existing(name, writable=False)
     try:
-        layout, _ = read_header(fd, name, trust_uid)
+        layout, _ = read_header(fd, name, trust_uid, may_trust=True)
         return Segment(fd, name, layout, writable=False)
     finally:
         os.close(fd)

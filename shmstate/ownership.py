@@ -9,8 +9,10 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
     O3  Whoever locked an existing segment looks whether the name still leads to it before using it.
     O4  Only the lock's holder removes a name, or gives it to a successor, complete and locked as well (``os.rename``,
         S3 in protocol.py); only if it still leads to the segment that is locked.
-    O5  Those who only ask (is the writer alive?) hold a shared lock for microseconds; so does `remove_if_dead` an
-        exclusive one. A claimant waits CLAIM_GRACE before it believes in an owner.
+    O5  Each owner is present too (turns.py): before its segment has the name, and before it uses one that it adopts.
+        To ask whether a writer is alive takes no lock, so it disturbs no claim. What cannot be asked is unknown, and
+        not dead. `remove_if_dead` alone holds an exclusive lock for microseconds, where no owner is present; a
+        claimant waits CLAIM_GRACE before it believes in an owner.
     O6  Those who own a state together hold the lock shared; each publishes in its turn (turns.py), and I1 to I8 of
         protocol.py hold of whoever has it. To take it is to begin anew, as an heir does: LATEST is loaded then.
     O7  A writer that shares a state may hold its locks on a segment that the state has moved from (predecessors.py). A
@@ -21,19 +23,28 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import secrets
 import time
 from contextlib import suppress
+from stat import S_ISREG
 from typing import Optional
 
 from shmstate import memory, predecessors, turns
 from shmstate.compat import require_platform
-from shmstate.errors import NameInUse, ShmStateError, StateNotFound
+from shmstate.errors import CorruptSegment, NameInUse, ShmStateError, StateNotFound, SystemRefused
 from shmstate.layout import NEW_PREFIX, PAGE, SHM_DIR, Content, Identity, Layout, parse_header
+from shmstate.oserrors import refusal, translated
 
+with suppress(ImportError):  # not on Windows, where require_platform() comes before its first use
+    import fcntl
+
+#: A draft is locked within microseconds of its birth. What another pid namespace began, and did not lock in so many
+#: seconds, is given up.
+_DRAFT_AGE = 60.0
 CLAIM_GRACE = 0.05
+_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _CLAIM_TRIES = 100
 
 
@@ -66,29 +77,35 @@ def _create(name: str, layout: Layout, shared: bool) -> memory.Segment:
     try:
         segment = build(draft, name, layout, identity, shared=shared)
         try:
-            os.link(draft, segment.path)  # O1
+            with translated(f"state {name!r}: {segment.path} cannot be made", FileExistsError, FileNotFoundError):
+                os.link(draft, segment.path)  # O1
         except BaseException:
             segment.close()
             raise
-        return segment
-    finally:
-        _remove(draft)
+    except BaseException:
+        with suppress(ShmStateError):  # in the place of which the first error is raised
+            remove_draft(draft)
+        raise
+    remove_draft(draft)
+    return segment
 
 
-def _remove(draft: str) -> None:
+def remove_draft(draft: str) -> None:
+    """Remove a file that has no state's name, if it is there."""
     try:
-        os.unlink(draft)
+        with translated(f"{draft}: a file that has no state's name yet cannot be removed", FileNotFoundError):
+            os.unlink(draft)
     except FileNotFoundError:
         pass
     except BaseException:  # out of a signal handler, in place of it; nobody else would remove it while we live
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(draft)
         raise
 
 
 def draft_of(identity: Identity) -> str:
     """A path for a segment that has no name yet."""
-    unique = secrets.token_hex(8)
+    unique = f"{_pid_namespace()}-{secrets.token_hex(8)}"
     return os.path.join(SHM_DIR, f"{NEW_PREFIX}{identity.owner_pid}.{identity.owner_started}.{unique}")
 
 
@@ -101,13 +118,43 @@ def build(
     shared: bool = False,
     predecessor: int = 0,
 ) -> memory.Segment:
-    """A segment for state ``name`` at the path ``draft``, complete and locked. Raises OutOfSharedMemory."""
-    fd = memory.build(draft, layout, identity, f"state {name!r}", content, predecessor)
-    try:
-        fcntl.flock(fd, _kind(shared) | fcntl.LOCK_NB)  # O2
-        return _mapped(fd, name, layout, shared)
-    finally:
-        os.close(fd)
+    """A segment for state ``name`` at the path ``draft``, complete, locked and present.
+
+    Raises OutOfSharedMemory, SystemRefused.
+    """
+
+    def lock(fd: int) -> None:
+        _wait_for_lock(fd, _kind(shared), draft)  # O2
+        if not leads_to(draft, _inode_of(fd, draft)):
+            raise FileNotFoundError(draft)
+
+    for _ in range(_CLAIM_TRIES):
+        # Taken by `remove_if_dead`, which held it for given up, before it was locked; not later.
+        with suppress(FileNotFoundError):
+            fd = memory.build(draft, layout, identity, f"state {name!r}", content, predecessor, lock)
+            try:
+                return _mapped(fd, name, layout, shared)
+            except BaseException:
+                remove_draft(draft)
+                raise
+            finally:
+                os.close(fd)
+    raise SystemRefused(
+        f"state {name!r}: {draft} was removed {_CLAIM_TRIES} times while it was made; find what does it"
+    )
+
+
+def _inode_of(fd: int, path: str) -> int:
+    with translated(f"{path} cannot be looked at"):
+        return os.fstat(fd).st_ino
+
+
+def _wait_for_lock(fd: int, kind: int, draft: str) -> None:
+    deadline = time.monotonic() + _DRAFT_AGE
+    while not _try_lock(fd, kind):
+        if time.monotonic() > deadline:
+            raise SystemRefused(f"{draft}: another process has locked this new file; find and end it")
+        time.sleep(0.001)
 
 
 def join(name: str, shared: bool) -> Optional[memory.Segment]:
@@ -117,10 +164,11 @@ def join(name: str, shared: bool) -> Optional[memory.Segment]:
     """
     fd = memory.open_existing(name, writable=True)
     try:
+        memory.require_own(fd, name)
         _lock_or_name_owner(fd, name, _kind(shared))
         if shared:
             turns.appear(fd)  # P3 in predecessors.py
-        if not leads_to(memory.path_of(name), os.fstat(fd).st_ino):  # O3
+        if not leads_to(memory.path_of(name), _inode_of(fd, name)):  # O3
             return None
         found, _ = memory.read_header(fd, name)
         if not shared and predecessors.is_any_owned(fd):  # O7
@@ -151,7 +199,7 @@ def _mapped(fd: int, name: str, layout: Layout, shared: bool) -> memory.Segment:
     try:
         if shared:
             segment.keep(fd)
-            turns.appear(fd)
+        turns.appear(fd)  # O5
     except BaseException:
         segment.close()
         raise
@@ -169,9 +217,13 @@ def _lock_or_name_owner(fd: int, name: str, kind: int) -> None:
 def _owner(fd: int) -> str:
     try:
         _, identity = parse_header(os.pread(fd, PAGE, 0), os.fstat(fd).st_size, "")
-    except ShmStateError:
+    except (ShmStateError, OSError):
         return "a living process that left no readable header"
-    pid = identity.owner_pid
+    pid, started = identity.owner_pid, 0
+    with suppress(OSError, ValueError, IndexError):
+        started = _start_time(pid)
+    if started != identity.owner_started:  # a pid is a process only together with when it started
+        return f"a living process that is pid {pid} in another pid namespace, or cannot be seen from here"
     if pid == os.getpid():
         return f"another writer of this process (pid {pid})"
     try:
@@ -187,13 +239,18 @@ def _try_lock(fd: int, kind: int) -> bool:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno is None:  # a signal handler's
+            raise
+        raise refusal(error, f"a file of {SHM_DIR} cannot be locked") from error
     return True
 
 
 def inode_at(path: str) -> Optional[int]:
     """Which segment ``path`` leads to; None if to none."""
     try:
-        return os.stat(path, follow_symlinks=False).st_ino
+        with translated(f"{path}: what is there cannot be told", FileNotFoundError):
+            return os.stat(path, follow_symlinks=False).st_ino
     except FileNotFoundError:
         return None
 
@@ -209,21 +266,24 @@ def leads_elsewhere(path: str, inode: int) -> bool:
 
 
 def is_owned(path: str, inode: int) -> bool:
-    """Whether a living writer owns the segment ``inode``, and ``path`` still leads to it. Asks the kernel; O5."""
+    """Whether a living writer owns the segment ``inode``, and ``path`` still leads to it. Asks the kernel; O5.
+
+    Raises SystemRefused if that cannot be told.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        if os.fstat(fd).st_ino != inode:
+    except OSError as error:
+        if error.errno is None:  # a signal handler's
+            raise
+        if not leads_to(path, inode):
             return False
-        return _is_locked(fd) or (predecessors.is_any_owned(fd) or _is_locked(fd))  # O7, P2
+        raise refusal(error, f"{path}: whether its writer is alive cannot be told") from error
+    try:
+        if _inode_of(fd, path) != inode:
+            return False
+        return turns.is_anybody_there(fd) or predecessors.is_any_owned(fd) or turns.is_anybody_there(fd)  # O7, P2
     finally:
         os.close(fd)
-
-
-def _is_locked(fd: int) -> bool:
-    return not _try_lock(fd, fcntl.LOCK_SH) or turns.is_anybody_there(fd)
 
 
 def are_others_present(segment: memory.Segment) -> bool:
@@ -232,13 +292,22 @@ def are_others_present(segment: memory.Segment) -> bool:
 
 
 def disown(segment: memory.Segment, unlink: bool) -> None:
-    """Give the state up, and with ``unlink`` its name too. Readers that are attached keep the last state."""
-    if unlink and segment.is_open:
-        segment.disclaim()  # O8
-        if leads_to(segment.path, segment.inode):  # O4
-            with suppress(FileNotFoundError):
-                os.unlink(segment.path)
-    segment.close()
+    """Give the state up, and with ``unlink`` its name too. Readers that are attached keep the last state.
+
+    Raises AccessDenied, SystemRefused if the name stays; the rest is given up then too.
+    """
+    try:
+        if unlink and segment.is_open:
+            segment.disclaim()  # O8
+            if leads_to(segment.path, segment.inode):  # O4
+                with translated(_stays(segment.name, segment.path), FileNotFoundError), suppress(FileNotFoundError):
+                    os.unlink(segment.path)
+    finally:
+        segment.close()
+
+
+def _stays(name: str, path: str) -> str:
+    return f"state {name!r}: closed, but its name {path} cannot be removed and stays"
 
 
 def let_go(segment: memory.Segment) -> None:
@@ -261,22 +330,35 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
     """Remove the file at ``path`` unless a writer owns it. Returns whether it was, or with ``dry_run`` would be, removed.
 
     With a ``name`` it must be a whole segment of this user: CorruptSegment, UntrustedSegment. Without one it is a
-    draft, of which only the user is checked. Raises OSError if it may not be opened or removed.
+    draft, of which only the user is checked. Raises FileNotFoundError if it is gone; AccessDenied, SystemRefused if it
+    cannot be opened or removed.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    what = f"{path} cannot be opened to see whether it is given up, and stays"
     try:
-        if not _try_lock(fd, fcntl.LOCK_EX) or not leads_to(path, os.fstat(fd).st_ino):
-            return False
+        with translated(what, FileNotFoundError, *_NO_FILE):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise CorruptSegment(f"{path} is a link, a socket or a device, not a file; remove it") from error
+    try:
         if name is not None:
             memory.read_header(fd, name)
-            if predecessors.is_any_owned(fd):  # O7
+        else:
+            with translated(f"{path} cannot be looked at"):
+                stat = os.fstat(fd)
+            if stat.st_uid != os.geteuid() or not S_ISREG(stat.st_mode):
                 return False
-        elif os.fstat(fd).st_uid != os.geteuid():
+        # Asked first, since to lock it, even for a moment, stands in the way of those who claim it.
+        if turns.is_anybody_there(fd) or not _try_lock(fd, fcntl.LOCK_EX) or not leads_to(path, _inode_of(fd, path)):
+            return False
+        if name is not None and predecessors.is_any_owned(fd):  # O7
             return False
         if not dry_run:
             if name is not None:
-                memory.disclaim(path, os.fstat(fd).st_ino)  # O8
-            os.unlink(path)
+                memory.disclaim(path, _inode_of(fd, path))  # O8
+            with translated(f"{path} is given up, but cannot be removed and stays", FileNotFoundError):
+                os.unlink(path)
             if name is not None:
                 predecessors.prune(fd)
                 predecessors.forget(fd)
@@ -288,12 +370,21 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
 def maker_is_alive(draft: str) -> bool:
     """Whether the process that began to build the segment file called ``draft`` still runs."""
     try:
-        pid, started, _ = draft[len(NEW_PREFIX) :].split(".")
+        pid, started, unique = draft[len(NEW_PREFIX) :].split(".")
+        namespace, dash, _ = unique.partition("-")
+        if dash and namespace != _pid_namespace():  # its pid means nothing here
+            return time.time() - os.stat(os.path.join(SHM_DIR, draft), follow_symlinks=False).st_ctime < _DRAFT_AGE
         return _start_time(int(pid)) == int(started)
     except ValueError:
         return False
     except OSError:
         return not os.path.exists("/proc/self")  # without a /proc, better one file too many
+
+
+def _pid_namespace() -> str:
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    return "0"
 
 
 def own_identity() -> Identity:

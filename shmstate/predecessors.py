@@ -20,6 +20,7 @@ from typing import Iterator, List, Tuple
 
 from shmstate import memory, turns
 from shmstate.layout import SHM_DIR, old_file
+from shmstate.oserrors import translated
 
 _MOST = 1000
 
@@ -41,8 +42,7 @@ def prune(fd: int) -> None:
         for path, one in older:
             if turns.is_anybody_there(one):
                 return
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+            _unlink(path)
 
 
 def forget(fd: int) -> None:
@@ -50,17 +50,31 @@ def forget(fd: int) -> None:
     stat = os.fstat(fd)
     if stat.st_nlink:
         path = second_name(memory.predecessor(fd)[0], stat.st_ino)
-        with suppress(FileNotFoundError):
-            if os.stat(path, follow_symlinks=False).st_ino == stat.st_ino:
-                os.unlink(path)
+        is_its_own = False
+        with translated(f"{path} cannot be looked at", FileNotFoundError), suppress(FileNotFoundError):
+            is_its_own = os.stat(path, follow_symlinks=False).st_ino == stat.st_ino
+        if is_its_own:
+            _unlink(path)
+
+
+def give(path: str, second: str) -> None:
+    """Give the segment at ``path`` its second name, if it has not got it from a move that was not completed."""
+    with translated(f"{path} cannot be given a second name", FileExistsError), suppress(FileExistsError):
+        os.link(path, second)
+
+
+def _unlink(path: str) -> None:
+    with translated(f"{path} cannot be removed", FileNotFoundError), suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def remove_if_left(path: str, dry_run: bool = False) -> bool:
     """Remove one second name if no writer is present, and no older segment is left. Returns whether it was removed.
 
-    Raises OSError if it may not be opened or removed.
+    Raises FileNotFoundError if it is gone; AccessDenied, SystemRefused if it cannot be opened or removed.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    with translated(f"{path} cannot be opened to see whether it is given up", FileNotFoundError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if os.fstat(fd).st_uid != os.geteuid() or turns.is_anybody_there(fd):
             return False
@@ -68,7 +82,7 @@ def remove_if_left(path: str, dry_run: bool = False) -> bool:
             if older:
                 return False
         if not dry_run:
-            os.unlink(path)
+            _unlink(path)
         return True
     finally:
         os.close(fd)
@@ -84,7 +98,8 @@ def _opened(fd: int) -> Iterator[List[Tuple[str, int]]]:
         while inode and len(older) < _MOST:
             path = second_name(created, inode)
             try:
-                one = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+                with translated(f"{path} cannot be opened to see whether a writer is there", FileNotFoundError):
+                    one = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             except FileNotFoundError:
                 break
             older.append((path, one))

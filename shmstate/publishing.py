@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Callable, Optional
 
 from shmstate.bound_segment import MOST_WAKES, UNKNOWN, Bound, bind, last_state
-from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish
+from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish, ShmStateError
 from shmstate.layout import (
     HEARTBEAT,
     INTENT,
@@ -174,7 +174,7 @@ def open_publishing(
         while True:
             try:
                 title.take_turn()
-            except (OSError, ValueError):
+            except (OSError, ValueError, ShmStateError):
                 bound[0][INTENT]  # a signal handler has closed it
                 raise
             settle()

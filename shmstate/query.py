@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
 
 from shmstate import ownership
 from shmstate.codecs import CodecLike
-from shmstate.errors import NotPublished, ShmStateError, StateNotFound, UnknownWorker
+from shmstate.errors import NotPublished, ShmStateError, StateNotFound, SystemRefused, UnknownWorker
 from shmstate.layout import file_name
 from shmstate.memory import path_of
 from shmstate.options import check_seconds, check_whole
@@ -155,9 +155,10 @@ class QueryService:
         with self._attaching:
             for worker in set(self._known).difference(listed).union(set(self._known).intersection(self._kept)):
                 known = self._known[worker]
-                if ownership.inode_at(path_of(known.reader.name)) is None:
-                    self._keep(worker, known)
-                    del self._known[worker]
+                with suppress(SystemRefused):  # not known to be gone
+                    if ownership.inode_at(path_of(known.reader.name)) is None:
+                        self._keep(worker, known)
+                        del self._known[worker]
             self._search_at = max(_FIRST_SEARCH, 2 * len(self._known))
 
     def _keep(self, worker: str, known: _Known) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Callable, List, Optional, Tuple
 
 from shmstate.errors import CorruptSegment, InvalidOption, NotPublished, Overwritten, ReadTimeout
 from shmstate.layout import HEARTBEAT, INTENT, LATEST, NEVER_WRITTEN, PAGE, RETIRED, WAKE, WITHHELD, WORD, Layout
-from shmstate.memory import lend
+from shmstate.lent import lend
 from shmstate.protocol import Memory, Place, Retired
 
 DEFAULT_TRIES = 1000

@@ -10,9 +10,21 @@ from typing import List, NamedTuple, Optional, Tuple, Type
 from shmstate import ownership, predecessors, reading
 from shmstate.attachment import Attachment
 from shmstate.compat import require_platform
-from shmstate.errors import InvalidOption, NotPublished, ShmStateError, StateNotFound
+from shmstate.errors import (
+    AccessDenied,
+    CorruptSegment,
+    InvalidName,
+    InvalidOption,
+    NotPublished,
+    ShmStateError,
+    StateNotFound,
+    UntrustedSegment,
+)
 from shmstate.layout import NEW_PREFIX, OLD_PREFIX, PREFIX, SHM_DIR, file_name
+from shmstate.oserrors import refusal
 
+#: What ``reclaim`` passes over: what is no segment, or another user's.
+_NOT_OURS = (AccessDenied, CorruptSegment, InvalidName, UntrustedSegment)
 #: What one state of many can raise when it is read. It is that state's problem, and no other's.
 MEMBER_ERRORS: Tuple[Type[Exception], ...] = (ShmStateError, OSError, MemoryError, RecursionError)
 
@@ -70,7 +82,7 @@ def _files() -> List[str]:
     try:
         return os.listdir(SHM_DIR)
     except OSError as error:
-        raise ShmStateError(f"cannot list the states in {SHM_DIR}: {error.strerror}") from error
+        raise refusal(error, f"the states in {SHM_DIR} cannot be listed") from error
 
 
 def _look_at(name: str, trust_uid: Optional[int]) -> StateInfo:
@@ -138,7 +150,7 @@ def reclaim(prefix: str = "", *, name: Optional[str] = None, dry_run: bool = Fal
     removed = []
     for file in files:
         path = os.path.join(SHM_DIR, file)
-        with suppress(OSError, ShmStateError):  # gone, not ours, or not a segment
+        with suppress(FileNotFoundError, *_NOT_OURS):
             if file.startswith(PREFIX + prefix):
                 found = file[len(PREFIX) :]
                 if ownership.remove_if_dead(path, found, dry_run):

@@ -7,9 +7,17 @@ from contextlib import suppress
 from typing import Callable, Optional
 
 from shmstate import ownership, predecessors, turns
-from shmstate.errors import CodecMismatch, NameInUse, ShmStateError, StateNotFound
+from shmstate.errors import (
+    CodecMismatch,
+    CorruptSegment,
+    NameInUse,
+    ShmStateError,
+    StateNotFound,
+    UntrustedSegment,
+)
 from shmstate.layout import Content, Layout
 from shmstate.memory import Segment
+from shmstate.oserrors import translated
 
 
 class Title:
@@ -63,18 +71,24 @@ class Title:
         return 0
 
     def take_name(self) -> None:
-        """Give the successor the name, S3. Raises NameInUse if the name was removed, and is another segment's by now."""
-        path = self.segment.path
-        if not self._is_restored:
-            os.rename(self._draft, path)
-            return
+        """Give the successor the name, S3. Raises NameInUse if the name was removed, and is another segment's by now.
+
+        Raises AccessDenied, SystemRefused; then nothing has changed.
+        """
+        owned = self.segment
         try:
-            os.link(self._draft, path)
+            with translated(
+                f"state {owned.name!r}: {owned.path} cannot be replaced; nothing was published", FileExistsError
+            ):
+                (os.link if self._is_restored else os.rename)(self._draft, owned.path)
         except FileExistsError:
             raise NameInUse(
-                f"state {self.segment.name!r}: {path} was removed, and another program has made it again; close this"
+                f"state {owned.name!r}: {owned.path} was removed, and another program has made it again; close this"
                 f" writer and open a new one"
             ) from None
+        except ShmStateError:
+            self.settle()
+            raise
 
     def settle(self) -> None:
         """Own the successor if the name leads to it; throw it away otherwise.
@@ -88,8 +102,7 @@ class Title:
             left, self.segment = self.segment, heir
             left.disclaim()  # O8 in ownership.py
         if self._draft:
-            with suppress(FileNotFoundError):  # a rename has taken it away
-                os.unlink(self._draft)
+            ownership.remove_draft(self._draft)
         if heir is not None and not is_owned:
             heir.close()
         self._heir, self._draft = None, ""
@@ -106,8 +119,10 @@ class Title:
 
     def give_up(self, unlink: bool) -> None:
         """Own the state no more, and with ``unlink`` remove its name too. Attached readers keep the last state."""
-        self.settle()
-        ownership.disown(self.segment, unlink)
+        try:
+            self.settle()
+        finally:
+            ownership.disown(self.segment, unlink)
 
 
 class SharedTitle(Title):
@@ -130,7 +145,7 @@ class SharedTitle(Title):
         try:
             if self.segment.is_open:
                 turns.end(self.segment.fd)
-        except (OSError, ValueError):
+        except (OSError, ValueError, ShmStateError):
             if self.segment.is_open:  # otherwise a signal handler has closed it, and the turn is over
                 raise
 
@@ -141,8 +156,7 @@ class SharedTitle(Title):
         try:
             if self._predecessor():
                 self._is_linked = True
-                with suppress(FileExistsError):  # from a move that was not completed
-                    os.link(owned.path, predecessors.second_name(owned.identity().created_ns, owned.inode))
+                predecessors.give(owned.path, predecessors.second_name(owned.identity().created_ns, owned.inode))
         except BaseException:
             self.settle()
             raise
@@ -208,17 +222,23 @@ class SharedTitle(Title):
 
     def give_up(self, unlink: bool) -> None:
         """Own the state no more; the last of those who owned it removes its name, with ``unlink``."""
-        self.settle()
-        left = self.segment
-        second_name = predecessors.second_name(left.identity().created_ns, left.inode)
-        predecessors.prune(left.fd)
-        ownership.let_go(left)
-        if unlink:
-            with suppress(OSError, ShmStateError):  # gone, or something else by now
-                ownership.remove_if_dead(left.path, left.name)
-        with suppress(OSError):  # as a rule it has none
-            predecessors.remove_if_left(second_name)
-        left.close()
+        try:
+            self.settle()
+        finally:
+            left = self.segment
+            second_name = predecessors.second_name(left.identity().created_ns, left.inode)
+            try:
+                predecessors.prune(left.fd)
+                ownership.let_go(left)
+                if unlink:
+                    with suppress(
+                        FileNotFoundError, CorruptSegment, UntrustedSegment
+                    ):  # gone, or something else by now
+                        ownership.remove_if_dead(left.path, left.name)
+                with suppress(FileNotFoundError):  # as a rule it has none
+                    predecessors.remove_if_left(second_name)
+            finally:
+                left.close()
 
 
 def require_same_codec(theirs: str, ours: str, name: str) -> None:

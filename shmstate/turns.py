@@ -9,9 +9,14 @@ last copy, also on ``kill -9``. The lock of ownership.py, an ``flock``, is anoth
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
+from contextlib import suppress
+
+from shmstate.oserrors import refusal
+
+with suppress(ImportError):  # not on Windows, where require_platform() comes before its first use
+    import fcntl
 
 # Not in Python's fcntl before 3.9; the same on every Linux.
 _GET, _SET, _SET_WAITING = 36, 37, 38
@@ -21,7 +26,15 @@ _TURN, _PRESENCE = 0, 1
 
 def _lock(fd: int, command: int, kind: int, byte: int) -> int:
     """Returns the kind of a lock that stands in the way, if asked for that."""
-    told = fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    try:
+        told = fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    except OSError as error:
+        if error.errno is None:  # a signal handler's
+            raise
+        file = f"descriptor {fd}"
+        with suppress(OSError):
+            file = os.readlink(f"/proc/self/fd/{fd}")
+        raise refusal(error, f"{file}: byte {byte} cannot be locked") from error
     found: int = _FLOCK.unpack(told)[0]
     return found
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Callable, NoReturn, Optional, Type
 
 from shmstate.errors import ViewInUse
-from shmstate.memory import is_held
+from shmstate.lent import is_held
 from shmstate.reading import SegmentReader
 
 

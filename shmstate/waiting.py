@@ -8,12 +8,12 @@ looked for what one that was killed in the middle of a publish could not wake an
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, AsyncIterator, Callable, Optional, Protocol, TypeVar
 
+from shmstate.compat import run_in_forked_children
 from shmstate.errors import WaitTimeout, WriterGone
 
 LONGEST_SLEEP = 0.25
@@ -156,4 +156,4 @@ def _renew_places() -> None:
     _places[0] = threading.Semaphore(MOST_SLEEPERS)  # the threads did not come along
 
 
-os.register_at_fork(after_in_child=_renew_places)
+run_in_forked_children(_renew_places)

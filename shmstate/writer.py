@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from typing import Any, Callable, Optional, Union
 
 from shmstate import ownership, protocol, publishing
 from shmstate.codecs import CodecLike, codec_named, flat_encoder, is_of_the_codec
 from shmstate.compat import STRONGLY_ORDERED
 from shmstate.ending import Ending
-from shmstate.errors import EncodeError, InvalidOption, NameInUse, WriterClosed
+from shmstate.errors import EncodeError, InvalidOption, NameInUse, ShmStateError, WriterClosed
 from shmstate.handle import Handle
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
 from shmstate.loan import Loan
@@ -91,7 +92,8 @@ class StateWriter(Handle):
         title.at_close(lambda: retire(_writer_closed(name, pid)))
         # What the writer and its functions have in common: the state is given up when none of them is left.
         self._lifetime = lifetime = _Lifetime()
-        self._ending = Ending(lifetime, self._steps.finish, functools.partial(title.give_up, True), priority=0)
+        give_up = functools.partial(_give_up, title)
+        self._ending = Ending(lifetime, self._steps.finish, give_up, priority=0)
         self._refuse = _refusal(name)
         self.publish = self._steps.through(flat_encoder(self._codec), self._refuse)
         if self._codec.fill is not None:
@@ -161,7 +163,8 @@ class StateWriter(Handle):
 
         ``unlink=False`` leaves it to the next writer, or to ``reclaim()``. Waits for a publish, a loan or a trim of another
         thread to end. In the middle of one of this thread (in a loan's block, or in a signal handler) it is done when that
-        ends.
+        ends. Raises AccessDenied, SystemRefused if the segment cannot be removed; the writer is closed then, and the name
+        stays.
         """
         if self._segment.is_open:
             self._steps.close(functools.partial(self._title.give_up, unlink))
@@ -172,6 +175,13 @@ class _Lifetime:
     """Refers to nothing, so that it is no part of a cycle."""
 
     __slots__ = ("__weakref__",)
+
+
+def _give_up(title: Title) -> None:
+    try:
+        title.give_up(unlink=True)
+    except ShmStateError as error:  # at exit, or out of a finalizer: nothing there could catch it
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
 def _entitled(name: str, layout: Layout, shared: bool) -> Title:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from multiprocessing import resource_tracker, shared_memory
 from typing import Callable
@@ -135,3 +136,51 @@ def test_a_machine_without_shared_memory_is_refused(
 
 def test_this_platform_is_supported() -> None:
     compat.require_platform()
+
+
+WITHOUT = """
+import asyncio, concurrent.futures.thread, logging, mmap, multiprocessing.connection, multiprocessing.resource_tracker, os, random, secrets, sys, tempfile, types
+sys.modules["multiprocessing.shared_memory"] = types.ModuleType("multiprocessing.shared_memory")
+class SharedMemory:
+    def __init__(self, name=None, create=False, size=0):
+        raise AssertionError("used")
+    def unlink(self):
+        raise AssertionError("used")
+sys.modules["multiprocessing.shared_memory"].SharedMemory = SharedMemory
+multiprocessing.shared_memory = sys.modules["multiprocessing.shared_memory"]
+for module in ("fcntl", "_posixshmem", "resource", "termios", "pwd", "grp"):
+    sys.modules[module] = None
+for holder, names in (
+    (os, ("register_at_fork", "posix_fallocate", "sched_yield", "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "geteuid",
+          "pread", "pwrite", "statvfs", "getuid")),
+    (mmap, ("PROT_READ", "PROT_WRITE", "MAP_SHARED")),
+):
+    for name in names:
+        delattr(holder, name)
+sys.platform = sys.argv[1]
+import shmstate
+for use in (
+    lambda: shmstate.StateWriter("x"),
+    lambda: shmstate.StateWriter("x", shared=True),
+    lambda: shmstate.StateReader("x"),
+    shmstate.list_states,
+    shmstate.reclaim,
+    lambda: shmstate.QueryService("x").query_all(),
+):
+    try:
+        use()
+    except shmstate.UnsupportedPlatform as error:
+        assert "64-bit Linux" in str(error)
+    else:
+        raise SystemExit("no error")
+print("refused")
+"""
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_elsewhere_the_import_succeeds_and_the_first_use_is_refused(system: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, system], stdout=-1, stderr=-1, text=True, check=False, timeout=60
+    )
+
+    assert (done.stdout, done.returncode) == ("refused\n", 0), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -113,8 +114,8 @@ def interrupted_at(number: int, act: Callable[[], object]) -> bool:
     return left[0] < 0
 
 
-def in_a_thread(act: Callable[[], object]) -> object:
-    results: List[object] = []
+def in_a_thread(act: Callable[[], Any]) -> Any:
+    results: List[Any] = []
     thread = threading.Thread(target=lambda: results.append(act()), daemon=True)
     thread.start()
     thread.join(20)
@@ -142,7 +143,8 @@ def check(case: Case, name: str, writer: StateWriter, other: Any, reader: StateR
     """Everything works on: in this thread, in another, in another writer of the same state."""
     last = reader.version
     for act in (writer.publish_bytes, other.publish_bytes if other else writer.publish_bytes):
-        for run in (lambda act=act: act(b"thread"), lambda act=act: in_a_thread(lambda: act(b"thread"))):
+        publish: Callable[[], int] = functools.partial(act, b"thread")
+        for run in (publish, functools.partial(in_a_thread, publish)):
             version = run()
             assert version > last
             assert reader.version == StateReader(name).version == version
@@ -167,7 +169,7 @@ def test_an_exception_before_any_instruction_leaves_the_writer_usable(name: str,
                 other.trim()
             was = reader.version
             second_name = f"{OLD_PREFIX}{writer._segment.identity().created_ns:x}."
-            was_interrupted = interrupted_at(number, lambda writer=writer: case.act(writer))
+            was_interrupted = interrupted_at(number, functools.partial(case.act, writer))
             assert was <= reader.version <= was + 1
             check(case, name, writer, other, reader)
             if other:
@@ -187,7 +189,7 @@ def test_an_exception_before_any_instruction_of_closing_lets_it_be_closed_again(
         writer = StateWriter(name, **options)
         writer.publish(b"1")
         was_interrupted = interrupted_at(number, writer.close)
-        in_a_thread(lambda writer=writer: writer.close() or True)
+        in_a_thread(functools.partial(is_closed, writer))
         assert list(own_files(name)) == []
         if not was_interrupted:
             break
@@ -210,15 +212,20 @@ def test_a_writer_that_a_signal_handler_closes_in_the_middle_leaves_nothing(name
             with StateWriter(name, **case.options) as other:
                 other.trim()
         try:
-            was_closed = acted_at(number, writer.close, lambda writer=writer: case.act(writer))
+            was_closed = acted_at(number, writer.close, functools.partial(case.act, writer))
         except ShmStateError:
             was_closed = True
-        in_a_thread(lambda writer=writer: writer.close() or True)
+        in_a_thread(functools.partial(is_closed, writer))
         assert list(own_files(name)) == []
         if not was_closed:
             break
         number += 7  # each is several milliseconds, and another instruction in each round of the suite is enough
     assert number > 50
+
+
+def is_closed(writer: StateWriter) -> bool:
+    writer.close()
+    return True
 
 
 def acted_at(number: int, action: Callable[[], object], act: Callable[[], object]) -> bool:

@@ -8,7 +8,16 @@ from typing import Callable
 
 import pytest
 
-from shmstate import CorruptSegment, InvalidName, OutOfSharedMemory, StateNotFound, StateReader, StateWriter, memory
+from shmstate import (
+    CorruptSegment,
+    InvalidName,
+    OutOfSharedMemory,
+    StateNotFound,
+    StateReader,
+    StateWriter,
+    SystemRefused,
+    memory,
+)
 from shmstate.layout import PAGE, SHM_DIR, Identity, parse_header, plan
 from tests.core import children
 from tests.core.children import ROOT, python, run
@@ -148,7 +157,7 @@ def test_another_error_of_the_system_is_not_taken_for_a_lack_of_room(
     with monkeypatch.context() as patched:
         patched.setattr(os, "posix_fallocate", refuse(errno.EIO))
 
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(SystemRefused, match="EIO: Input/output error"):
             StateWriter(name)
 
 

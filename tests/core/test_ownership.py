@@ -11,6 +11,7 @@ from typing import Callable, Set
 import pytest
 
 from shmstate import (
+    AccessDenied,
     CorruptSegment,
     NameInUse,
     NotPublished,
@@ -462,7 +463,7 @@ def test_a_failed_creation_leaves_nothing_and_the_name_free(monkeypatch: pytest.
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "link", fail)
-        with pytest.raises(PermissionError):
+        with pytest.raises(AccessDenied, match="no links here"):
             StateWriter(name)
 
     assert [file for file in os.listdir(SHM_DIR) if file.startswith(f"{NEW_PREFIX}{os.getpid()}.")] == []

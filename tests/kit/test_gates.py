@@ -216,10 +216,10 @@ def stepper(shmstate_stepper: Stepper) -> Stepper:
 
 
 MADE = (("w", "create", 4096), ("w", "publish", 24), ("r", "attach"))
-DRAWN_UP = "truncate draft, map draft, open draft, posix_fallocate draft, pwrite draft"
+DRAWN_UP = "truncate draft, map draft, open draft, try to lock draft, stat draft, posix_fallocate draft, pwrite draft"
 NAMED = "load CREATED, load OWNER_PID, load OWNER_STARTED"
 FILLED = "store LENGTH 0, store PUBLISHED 0"
-PUBLISHED = "posix_fallocate draft, pwrite draft, try to lock draft, map draft"
+PUBLISHED = "posix_fallocate draft, pwrite draft, map draft, appear"
 MOVED = "store INTENT, rename name, ask for the name, load WAKE"
 SIGNED = "store OWNER_PID, store OWNER_STARTED, store HEARTBEAT"
 ATTACHED = "open name, pread name, map name"
@@ -230,7 +230,7 @@ OLD = "load LATEST, load LENGTH 1, copy 1, copy 1, load INTENT"
 ACCESSES: Dict[str, Tuple[Tuple[Tuple[Any, ...], ...], str]] = {
     "create": (
         MADE[:1],
-        f"open name, {DRAWN_UP}, try to lock draft, map draft, link name, unlink draft, store WAKE, load WAKE",
+        f"open name, {DRAWN_UP}, map draft, appear, link name, unlink draft, store WAKE, load WAKE",
     ),
     "publish": (
         (*MADE, ("w", "publish", 24)),
@@ -249,11 +249,11 @@ ACCESSES: Dict[str, Tuple[Tuple[Tuple[Any, ...], ...], str]] = {
     "hand over": ((*MADE, ("w", "hand over")), "close"),
     "take over": (
         (*MADE, ("w", "hand over"), ("v", "create", 4096)),
-        f"open name, try to lock name, ask for the name, pread name, map name, {SIGNED}, store WAKE, load WAKE",
+        f"open name, try to lock name, ask for the name, pread name, map name, appear, {SIGNED}, store WAKE, load WAKE",
     ),
     "close": ((*MADE, ("w", "close")), "ask for the name, unlink name, close"),
     "detach": ((*MADE, ("r", "detach")), ""),
-    "alive": ((*MADE, ("r", "alive")), "load LATEST, load INTENT, open name, try to lock name"),
+    "alive": ((*MADE, ("r", "alive")), "load LATEST, load INTENT, open name, ask who is there"),
 }
 
 

@@ -22,19 +22,19 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "an owner takes no lock",
         "O2",
         "a second owner",
-        (Edit("ownership", "        fcntl.flock(fd, _kind(shared) | fcntl.LOCK_NB)  # O2\n", ""),),
+        (Edit("ownership", "        _wait_for_lock(fd, _kind(shared), draft)  # O2\n", ""),),
     ),
     "dead-or-alive": LifetimeMutant(
         "a living writer is taken for a dead one",
         "O5",
         "matrix: publish",
-        (Edit("ownership", "return not _try_lock(fd, fcntl.LOCK_SH) or turns.is_anybody_there(fd)", "return False"),),
+        (Edit("ownership", "return turns.is_anybody_there(fd) or predecessors.is_any_owned(fd) or turns.is_anybody_there(fd)  # O7, P2", "return False"),),
     ),
     "adopts-what-it-opened": LifetimeMutant(
         "an heir does not look whether the name still leads to what it has locked",
         "O3",
         "an heir that comes too late",
-        (Edit("ownership", "if not leads_to(memory.path_of(name), os.fstat(fd).st_ino):  # O3", "if False:"),),
+        (Edit("ownership", "if not leads_to(memory.path_of(name), _inode_of(fd, name)):  # O3", "if False:"),),
     ),
     "removes-what-is-anothers": LifetimeMutant(
         "an owner that closes removes the name, wherever it leads",
@@ -46,7 +46,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "the temporary name of a new segment is not removed",
         "O1",
         "matrix: create",
-        (Edit("ownership", "    finally:\n        _remove(draft)\n", "    finally:\n        pass\n"),),
+        (Edit("ownership", "    finally:\n        remove_draft(draft)\n", "    finally:\n        pass\n"),),
     ),
     "successors-draft-stays": LifetimeMutant(
         "a move that an exception ends leaves what it had built",
@@ -55,7 +55,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         (
             Edit(
                 "title",
-                "            with suppress(FileNotFoundError):  # a rename has taken it away\n                os.unlink(self._draft)\n",
+                "            ownership.remove_draft(self._draft)\n",
                 "            pass\n",
             ),
         ),
@@ -109,7 +109,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         (
             Edit(
                 "ownership",
-                "if not _try_lock(fd, fcntl.LOCK_EX) or not leads_to(path, os.fstat(fd).st_ino):",
+                "if turns.is_anybody_there(fd) or not _try_lock(fd, fcntl.LOCK_EX) or not leads_to(path, _inode_of(fd, path)):",
                 "if False:",
             ),
             # ... and the other one does not notice, which would give the name back.
@@ -141,8 +141,8 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         (
             Edit(
                 "ownership",
-                "            turns.appear(fd)\n    except BaseException:\n        segment.close()\n        raise",
-                "            turns.appear(fd)\n    finally:\n        pass",
+                "        turns.appear(fd)  # O5\n    except BaseException:\n        segment.close()\n        raise",
+                "        turns.appear(fd)  # O5\n    finally:\n        pass",
             ),
             Edit(
                 "memory",
