@@ -70,6 +70,7 @@ class Segment:
         "fd",
         "give_way",
         "inode",
+        "is_new",
         "layout",
         "name",
         "path",
@@ -89,6 +90,8 @@ class Segment:
         self.clock: Callable[[], int] = time.monotonic_ns
         #: Lets others run between tries. ``time.sleep(0)`` would take fifty times as long, or more.
         self.give_way: Callable[[], object] = os.sched_yield
+        #: Whether this process has made it; False: it was there.
+        self.is_new = False
         #: A descriptor of the file, for who takes locks on it; see ``keep``.
         self.fd = -1
         self._kept: Optional[Callable[[], object]] = None

@@ -87,6 +87,7 @@ def _create(name: str, layout: Layout, shared: bool) -> memory.Segment:
             remove_draft(draft)
         raise
     remove_draft(draft)
+    segment.is_new = True
     return segment
 
 
@@ -96,8 +97,8 @@ def remove_draft(draft: str) -> None:
         with translated(f"{draft}: a file that has no state's name yet cannot be removed", FileNotFoundError):
             os.unlink(draft)
     except FileNotFoundError:
-        pass
-    except BaseException:  # out of a signal handler, in place of it; nobody else would remove it while we live
+        return
+    except BaseException:  # out of a signal handler, in place of it; no other process removes it while this one lives
         with suppress(OSError):
             os.unlink(draft)
         raise
@@ -318,12 +319,9 @@ def let_go(segment: memory.Segment) -> None:
 
 def owner_runs(identity: Identity) -> bool:
     """Whether the process that owned a segment without a name runs, and has not given the state up (O8)."""
-    if not identity.owner_pid:
-        return False
-    try:
-        return _start_time(identity.owner_pid) == identity.owner_started
-    except OSError:
-        return False
+    with suppress(OSError):
+        return identity.owner_pid != 0 and _start_time(identity.owner_pid) == identity.owner_started
+    return False
 
 
 def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> bool:

@@ -101,7 +101,7 @@ class Title:
             heir.at_close(self._closed)
             left, self.segment = self.segment, heir
             left.disclaim()  # O8 in ownership.py
-        if self._draft:
+        if self._draft and not (is_owned and not self._is_restored):  # otherwise the rename has taken it away
             ownership.remove_draft(self._draft)
         if heir is not None and not is_owned:
             heir.close()
@@ -118,7 +118,9 @@ class Title:
         return False
 
     def give_up(self, unlink: bool) -> None:
-        """Own the state no more, and with ``unlink`` remove its name too. Attached readers keep the last state."""
+        """Own the state no more, and with ``unlink`` remove its name too. Attached readers keep the last state. Idempotent."""
+        if not self.segment.is_open:
+            return
         try:
             self.settle()
         finally:
@@ -221,7 +223,9 @@ class SharedTitle(Title):
         self._is_linked, self._leaving = False, None
 
     def give_up(self, unlink: bool) -> None:
-        """Own the state no more; the last of those who owned it removes its name, with ``unlink``."""
+        """Own the state no more; the last of those who owned it removes its name, with ``unlink``. Idempotent."""
+        if not self.segment.is_open:
+            return
         try:
             self.settle()
         finally:

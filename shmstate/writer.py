@@ -188,13 +188,15 @@ def _entitled(name: str, layout: Layout, shared: bool) -> Title:
     segment = ownership.claim(name, layout, shared)
     if not shared:
         return Title(segment)
+    title = SharedTitle(segment)
+    title.at_close(lambda: None)
     try:
         if ownership.are_others_present(segment):
             require_same_codec(segment.layout.codec, layout.codec, name)
     except BaseException:
-        segment.close()
+        title.give_up(segment.is_new)
         raise
-    return SharedTitle(segment)
+    return title
 
 
 def _filling(name: str, fill: Any, steps: protocol.Publishing, refuse: protocol.Refuse) -> Callable[[Any], int]:
