@@ -9,7 +9,7 @@ import struct
 
 # By name: a test may put another clock into the module.
 from time import CLOCK_BOOTTIME, CLOCK_REALTIME, clock_gettime_ns, monotonic, monotonic_ns, sleep
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Collection, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import psutil
 
@@ -31,7 +31,10 @@ EXEC_PATIENCE = 0.2
 
 
 class Entry(NamedTuple):
-    """One entry of /dev/shm. ``inode`` tells it from another that had the name before."""
+    """One entry of /dev/shm. ``inode`` tells it from another that had the name before.
+
+    Other file systems have the same inodes: only ``device`` and ``inode`` together identify a file.
+    """
 
     name: str
     inode: int
@@ -39,6 +42,7 @@ class Entry(NamedTuple):
     size: int
     on_disk: int
     uid: int
+    device: int
 
 
 class SysV(NamedTuple):
@@ -86,9 +90,9 @@ def look(name: str) -> Optional[Entry]:
         return None
     if stat.S_ISDIR(found.st_mode):
         size, on_disk = _tree(path)
-        return Entry(name, found.st_ino, DIRECTORY, size, on_disk, found.st_uid)
+        return Entry(name, found.st_ino, DIRECTORY, size, on_disk, found.st_uid, found.st_dev)
     kind = SEMAPHORE if name.startswith("sem.") else SEGMENT if stat.S_ISREG(found.st_mode) else FILE
-    return Entry(name, found.st_ino, kind, found.st_size, found.st_blocks * BLOCK, found.st_uid)
+    return Entry(name, found.st_ino, kind, found.st_size, found.st_blocks * BLOCK, found.st_uid, found.st_dev)
 
 
 def _tree(path: str) -> Tuple[int, int]:
@@ -266,43 +270,64 @@ def shortened(command: str) -> str:
 
 def holders(entries: Iterable[Entry], pids: Iterable[int]) -> Dict[str, List[Holder]]:
     """Which of these processes have which of these entries mapped or open: name -> holders."""
-    wanted = {entry.inode: entry.name for entry in entries}
+    wanted = {(entry.device, entry.inode): entry.name for entry in entries}
     found: Dict[str, List[Holder]] = {name: [] for name in wanted.values()}
+    names = frozenset(map(os.fsencode, found))
     for pid in pids if wanted else ():
-        ways: Dict[int, Set[str]] = {}
-        for inode in _mapped(pid):
-            ways.setdefault(inode, set()).add("maps")
-        for inode in _open(pid):
-            ways.setdefault(inode, set()).add("fd")
-        for inode in set(ways) & set(wanted):
-            holder = Holder(pid, shortened(command_of(pid)), ", ".join(sorted(ways[inode], reverse=True)))
-            found[wanted[inode]].append(holder)
+        ways: Dict[Tuple[int, int], Set[str]] = {}
+        for file in _mapped(pid):
+            ways.setdefault(file, set()).add("maps")
+        for file in _open(pid, names):
+            ways.setdefault(file, set()).add("fd")
+        for file in set(ways) & set(wanted):
+            holder = Holder(pid, shortened(command_of(pid)), ", ".join(sorted(ways[file], reverse=True)))
+            found[wanted[file]].append(holder)
     return found
 
 
-# By inode, not by name: a semaphore, or a segment that got its name last, shows the name that it was made under.
+def uses_shm(pid: int) -> bool:
+    """Whether the process has any file of this /dev/shm open or mapped, removed ones included."""
+    try:
+        device = os.stat(SHM_DIR).st_dev
+    except OSError:
+        return False
+    return any(file[0] == device for way in (_mapped(pid), _open(pid)) for file in way)
 
 
-def _mapped(pid: int) -> Iterator[int]:
+# By device and inode, not by name: a semaphore, or a segment that got its name last, shows the name that it was made
+# under; another mount namespace may have /dev/shm elsewhere, or another one in that place.
+
+
+def _mapped(pid: int) -> Iterator[Tuple[int, int]]:
+    """Yield device and inode of each file that the process has mapped."""
     try:
         with open(f"/proc/{pid}/maps", "rb") as maps:
             for line in maps:
-                if b" " + os.fsencode(SHM_DIR) + b"/" in line:
-                    yield int(line.split(None, 5)[4])
+                words = line.split(None, 5)
+                if len(words) == 6 and words[4] != b"0":
+                    major, _, minor = words[3].partition(b":")
+                    yield os.makedev(int(major, 16), int(minor, 16)), int(words[4])
     except OSError:
         return
 
 
-def _open(pid: int) -> Iterator[int]:
+def _open(pid: int, names: Collection[bytes] = ()) -> Iterator[Tuple[int, int]]:
+    """Yield device and inode of files that the process has open: those below /dev/shm, and those with these names.
+
+    Others are not looked at: a file of a network file system may take for ever to answer.
+    """
     folder = f"/proc/{pid}/fd"
+    below = os.fsencode(SHM_DIR) + b"/"
     try:
         fds = os.listdir(folder)
     except OSError:
         return
     for fd in fds:
         try:
-            if os.readlink(f"{folder}/{fd}").startswith(SHM_DIR + "/"):
-                yield os.stat(f"{folder}/{fd}").st_ino
+            path = os.readlink(os.fsencode(f"{folder}/{fd}"))
+            if path.startswith(below) or path.rpartition(b"/")[2] in names:
+                found = os.stat(f"{folder}/{fd}")
+                yield found.st_dev, found.st_ino
         except OSError:
             continue
 
