@@ -68,6 +68,12 @@ class Process(NamedTuple):
 
 def born(name: str) -> Optional[int]:
     """When an entry was made: CLOCK_MONOTONIC in nanoseconds. None where the kernel does not keep it, or it is gone."""
+    birth = birth_of(name)
+    return None if birth is None else monotonic_ns() - (clock_gettime_ns(CLOCK_REALTIME) - birth)
+
+
+def birth_of(name: str) -> Optional[int]:
+    """Return when an entry was made, as its file system keeps it: nanoseconds since 1970. None: see ``born``."""
     found = ctypes.create_string_buffer(STATX_SIZE)
     path = os.fsencode(os.path.join(SHM_DIR, name))
     statx = getattr(_libc, "statx", None)
@@ -77,8 +83,7 @@ def born(name: str) -> Optional[int]:
     seconds, nanoseconds = struct.unpack_from("=qI", found, STATX_BTIME_OFFSET)
     if not mask & STATX_BTIME:
         return None
-    since_then = clock_gettime_ns(CLOCK_REALTIME) - (int(seconds) * 1_000_000_000 + int(nanoseconds))
-    return monotonic_ns() - since_then
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def look(name: str) -> Optional[Entry]:

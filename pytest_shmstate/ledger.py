@@ -10,14 +10,17 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pytest_shmstate import census
+from pytest_shmstate import census, whereabouts
 from pytest_shmstate.leak import Frame
 
 #: Nanoseconds between the record, which comes right before the call, and the entry.
 LATEST_BIRTH = 500_000_000
 FOLDER_PREFIX = "pytest-shmstate-"
+#: The file that keeps the boot id. After a reboot pids, clocks and inodes of a ledger are those of other things.
+BOOT = "boot"
 #: A ledger's file: the pid and the start time of the process that writes it. Other files in the folder are not read.
 FILE = re.compile(r"(\d+)\.(\d+)")
 #: How lines begin that are of use only to who asks for the name in them.
@@ -42,7 +45,10 @@ class Begun(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A process made an entry. ``how``: the call that told so; ``inode`` 0: not known."""
+    """A process made an entry. ``how``: the call that told so; ``inode`` 0: not known.
+
+    ``device``: of /dev/shm as that process saw it. ``born_by``: the entry's birth is no later than that. 0: not known.
+    """
 
     pid: int
     at: int
@@ -51,6 +57,8 @@ class Made(NamedTuple):
     inode: int
     stack: Tuple[Frame, ...]
     thread: int = 0
+    device: int = 0
+    born_by: int = 0
 
 
 class Ledger:
@@ -104,8 +112,8 @@ class Ledger:
         """Take a record that was heard in the process itself, before it is read from disk as well."""
         word, at, pid, *rest = record
         if word == "made":
-            how, name, inode, frames, thread = rest
-            made = Made(pid, at, how, name, inode, tuple(Frame(*frame) for frame in frames), thread)
+            how, name, inode, frames, *others = rest
+            made = Made(pid, at, how, name, inode, tuple(Frame(*frame) for frame in frames), *others)
             known = self.made.setdefault(name, [])
             if made not in known:
                 known.append(made)
@@ -131,7 +139,9 @@ class Ledger:
         """The last record of an entry being made that can be this one."""
         for made in reversed(self.made.get(name, ())):
             if made.inode == inode or (made.inode == 0 and self._may_be(name, made.at)):
-                return made
+                # Inodes begin from 1 again with each /dev/shm: a child may see another, and a later one may be mounted.
+                if is_of_device(made) and is_born_in_time(made):
+                    return made
         return None
 
     def _may_be(self, name: str, at: int) -> bool:
@@ -211,6 +221,18 @@ class Ledger:
         known.append(Begun(pid, start, parent, at, how, command))
 
 
+def is_of_device(made: Made) -> bool:
+    """Whether what has the name now, if anything, is on the device that the record tells of."""
+    entry = census.look(made.name) if made.device else None
+    return entry is None or entry.device == made.device
+
+
+def is_born_in_time(made: Made) -> bool:
+    """Whether what has the name now is no younger than what was made; true if that is not known."""
+    birth = census.birth_of(made.name) if made.born_by else None
+    return birth is None or birth <= made.born_by
+
+
 def _told_at(line: bytes) -> int:
     """When a record was written, without reading the rest of it."""
     try:
@@ -223,7 +245,10 @@ def new_folder() -> str:
     """A folder for a ledger, named after this process, so that others can tell when its run is over."""
     itself = census.process(os.getpid())
     start = itself.start if itself else 0
-    return tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}.{start}.{pid_namespace()}.")
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}.{start}.{pid_namespace()}.")
+    with open(os.path.join(folder, BOOT), "w", encoding="ascii") as file:
+        file.write(whereabouts.boot_id() or "")
+    return folder
 
 
 def pid_namespace() -> int:
@@ -237,21 +262,45 @@ def pid_namespace() -> int:
 def abandoned(folder: Optional[str] = None) -> List[str]:
     """Ledgers of this user whose runs were killed before they could remove them.
 
-    Those of other pid namespaces are left alone: from here their pids say nothing.
+    Those of other pid namespaces are left alone: from here their pids say nothing. So are those of another boot, unless
+    they are older than this boot: several machines may share the folder.
     """
     folder = folder or tempfile.gettempdir()
     found = []
     for name in sorted(os.listdir(folder)):
         match = FOLDER.match(name)
         path = os.path.join(folder, name)
-        if (
-            match
-            and int(match[3]) == pid_namespace()
-            and not census.runs(int(match[1]), int(match[2]))
-            and _is_mine(path)
-        ):
+        if match is None or not _is_mine(path):
+            continue
+        if is_of_another_boot(path):
+            is_over = _is_older_than_this_boot(path)
+        else:
+            is_over = int(match[3]) == pid_namespace() and not census.runs(int(match[1]), int(match[2]))
+        if is_over:
             found.append(path)
     return found
+
+
+def is_of_another_boot(folder: str) -> bool:
+    """Whether the ledger was begun before this machine was started, or on another machine. False if not known."""
+    try:
+        with open(os.path.join(folder, BOOT), encoding="ascii") as file:
+            then = file.read().strip()
+    except (OSError, ValueError):
+        return False
+    now = whereabouts.boot_id()
+    return bool(then and now and then != now)
+
+
+def _is_older_than_this_boot(folder: str) -> bool:
+    """Whether nothing was written to the ledger since this machine was started."""
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        # Not the folder, nor its lock: a sweep that was killed may have made that.
+        files = [os.path.join(folder, name) for name in os.listdir(folder) if name == BOOT or FILE.fullmatch(name)]
+        return max(os.lstat(file).st_mtime for file in files) < booted
+    except OSError:
+        return False
 
 
 def _is_mine(path: str) -> bool:

@@ -13,7 +13,9 @@ A ledger is a folder with one file a process, ``PID.STARTTICKS``: a line a recor
 appended in one write. No file is kept open, since test suites count descriptors.
 
     ("begin", t, pid, start, parent, how, command)     this process runs; ``parent`` is the nearest that keeps a ledger
-    ("made", t, pid, how, name, inode, frames, thread) it made that entry; inode 0: not known yet
+    ("made", t, pid, how, name, inode, frames, thread, device, born_by)
+                                                       it made that entry; inode 0: not known yet; ``born_by``: a
+                                                       later birth, in ns of the file system, is another's; 0: not known
     ("seen", t, pid, name, inode)                      it mapped an entry that it had not made
     ("gone", t, pid, name)                             it removes the name, or gives it up by renaming
 """
@@ -217,13 +219,15 @@ def _linked(fd: int) -> tuple[str | None, os.stat_result]:
     return name, _fstat(fd)
 
 
-def _made(how: str, name: str | None, inode: int) -> None:
+def _made(how: str, name: str | None, file: os.stat_result | None = None) -> None:
+    inode, born_by = (0, 0) if file is None else (file.st_ino, file.st_ctime_ns)
     if name is None or (inode and _inodes.get(name) == inode):
         return
     if len(_inodes) >= MOST_INODES:
         _inodes.clear()
     _inodes[name] = inode
-    _tell(("made", _now(), _pid, how, name, inode, _stack(), get_ident()))
+    device = _stat(ROOTS[0]).st_dev if file is None else file.st_dev
+    _tell(("made", _now(), _pid, how, name, inode, _stack(), get_ident(), device, born_by))
 
 
 def _stack() -> tuple[tuple[str, int, str], ...]:
@@ -250,7 +254,7 @@ def _on_open(path: str | int, _mode: object, flags: object) -> None:
     if isinstance(flags, int) and flags & os.O_CREAT and not isinstance(path, int):
         name = _entry(path)
         if name is not None and not _exists(path):
-            _made("open", name, 0)
+            _made("open", name)
 
 
 def _on_truncate(path: str | int, _length: object) -> None:
@@ -260,7 +264,7 @@ def _on_truncate(path: str | int, _length: object) -> None:
         if name is not None and stat.st_size == 0:
             # Who removes it later has to know whether the resource tracker was told of it: `track=` is 3.13's.
             maker = sys._getframe(2).f_locals
-            _made("truncate" if maker.get("track", True) else "untracked", name, stat.st_ino)
+            _made("truncate" if maker.get("track", True) else "untracked", name, stat)
 
 
 def _on_mmap(fd: int, *_rest: object) -> None:
@@ -277,7 +281,7 @@ def _on_mmap(fd: int, *_rest: object) -> None:
 def _on_link(source: str, target: str, *_rest: object) -> None:
     name = _entry(target)
     if name is not None:
-        _made("link", name, _stat(source).st_ino)
+        _made("link", name, _stat(source))
 
 
 def _on_remove(path: str, *_rest: object) -> None:
@@ -291,33 +295,33 @@ def _on_rename(source: str, target: str, *_rest: object) -> None:
     _on_remove(source)
     name = _entry(target)
     if name is not None:
-        _made("rename", name, _lstat(source).st_ino)
+        _made("rename", name, _lstat(source))
 
 
 def _on_mkdir(path: str, *_rest: object) -> None:
     name = _entry(path)
     if name is not None and not _exists(path):
-        _made("mkdir", name, 0)
+        _made("mkdir", name)
 
 
 def _on_symlink(_source: str, target: str, *_rest: object) -> None:
     name = _entry(target)
     if name is not None and not _exists(target):
-        _made("symlink", name, 0)
+        _made("symlink", name)
 
 
 def _on_bind(_socket: object, address: object) -> None:
     if isinstance(address, (str, bytes)) and address:
         name = _entry(address)
         if name is not None and not _exists(address):
-            _made("bind", name, 0)
+            _made("bind", name)
 
 
 def _on_sqlite(database: object) -> None:
     if isinstance(database, (str, bytes, os.PathLike)):
         name = _entry(database)
         if name is not None and not _exists(database):
-            _made("sqlite3", name, 0)
+            _made("sqlite3", name)
 
 
 def _on_import(module: str, *_rest: object) -> None:
@@ -343,7 +347,7 @@ def _patch_semaphores(module: str) -> None:
         if _folders and me not in _busy:
             _busy.add(me)
             try:
-                _made("semaphore", "sem." + name.lstrip("/"), 0)
+                _made("semaphore", "sem." + name.lstrip("/"))
             finally:
                 _busy.discard(me)
         return name

@@ -31,7 +31,7 @@ def facts(ledger: str) -> Facts:
     """All of it, as plain data. ``ledger``: the controller's folder, which may be nowhere to be seen from here."""
     return {
         "name": os.uname().nodename,
-        "boot": _boot(),
+        "boot": boot_id(),
         "shm": _identity(SHM_DIR),
         "pids": _identity(PIDS),
         "user": os.getuid(),
@@ -40,7 +40,8 @@ def facts(ledger: str) -> Facts:
     }
 
 
-def _boot() -> Optional[str]:
+def boot_id() -> Optional[str]:
+    """Return the kernel's name for the time since it was started; containers have their host's."""
     try:
         with open(BOOT, encoding="ascii") as file:
             return file.read().strip()

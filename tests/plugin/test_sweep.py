@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import json
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import tempfile
+from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import pytest
 
-from pytest_shmstate import sweep
+from pytest_shmstate import census, sweep, verdict
+from pytest_shmstate.leak import Leak
 from pytest_shmstate.ledger import pid_namespace
-from tests.core.children import ROOT
+from tests.core.children import ROOT, until
 
 KILLED_RUN = """
 import os, signal, sys
@@ -33,6 +39,40 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+#: Its child lives on, and leaves a segment of its own.
+SURVIVED_BY_A_CHILD = KILLED_RUN.replace(
+    "print(",
+    """
+if os.fork() == 0:
+    import time
+    folder = os.environ["TMPDIR"]
+    open(folder + "/child.part", "w").write(str(os.getpid()))
+    os.rename(folder + "/child.part", folder + "/child")
+    while not os.path.exists(folder + "/go"):
+        time.sleep(0.01)
+    SharedMemory(sys.argv[1] + "-more", create=True, size=10)
+    resource_tracker.unregister("/" + sys.argv[1] + "-more", "shared_memory")
+    os._exit(0)
+while not os.path.exists(os.environ["TMPDIR"] + "/child"):
+    pass
+print(""",
+)
+#: As after a reboot, but for the clocks: inodes begin from 1 again, and another program makes the same name.
+REMOUNTED = """
+import json, os, subprocess, tempfile
+from pytest_shmstate import sweep
+from tests.plugin.test_sweep import killed_run
+tempfile.tempdir = os.environ["TMPDIR"]
+name, _ = killed_run(tempfile.tempdir)
+inode = os.stat("/dev/shm/" + name).st_ino
+subprocess.run("umount -l /dev/shm && mount -t tmpfs tmpfs /dev/shm", shell=True, check=True)
+open("/dev/shm/" + name, "wb").close()
+same = os.stat("/dev/shm/" + name).st_ino == inode
+leaks = [leak.fate for leak in sweep.sweep()]
+print(json.dumps({"same inode": same, "leaks": leaks, "there": os.path.exists("/dev/shm/" + name)}))
+"""
+
+
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Ledgers of this test alone: those of others' killed runs are theirs to sweep."""
@@ -44,17 +84,23 @@ def environment(folder: Path) -> Dict[str, str]:
     return {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
 
 
-def killed_run(folder: Path) -> Tuple[str, str]:
+def killed_run(folder: Path, source: str = KILLED_RUN) -> Tuple[str, str]:
     """The name of a segment, and the ledger of the run that left it."""
     name = f"test-sweep-{secrets.token_hex(6)}"
-    command = [sys.executable, "-c", KILLED_RUN, name]
-    ended = subprocess.run(command, env=environment(folder), stdout=subprocess.PIPE, text=True)
-    assert ended.returncode == -signal.SIGKILL
-    return name, ended.stdout.strip()
+    command = [sys.executable, "-c", source, name]
+    with tempfile.TemporaryFile("w+") as out:  # a pipe would end only with those that outlive the run
+        ended = subprocess.run(command, env=environment(folder), stdout=out)
+        assert ended.returncode == -signal.SIGKILL
+        out.seek(0)
+        return name, out.read().strip()
 
 
 def names(leaks: List[object]) -> List[str]:
     return [leak.name for leak in leaks]  # type: ignore[attr-defined]
+
+
+def fates(leaks: Sequence[Leak]) -> List[str]:
+    return [leak.fate for leak in leaks]
 
 
 def test_what_a_killed_run_left_is_named_and_removed(temporary: Path) -> None:
@@ -81,6 +127,176 @@ def test_what_somebody_still_has_open_stays(temporary: Path) -> None:
     segment.unlink()
     assert stayed
     assert leak.fate == "left in place (still open)"
+
+
+def test_what_was_left_in_place_is_named_until_it_is_gone(temporary: Path) -> None:
+    name, ledger = killed_run(temporary)
+    segment = SharedMemory(name)
+    command = [sys.executable, "-m", "pytest_shmstate", "sweep"]
+
+    while_it_is_open = [fates(sweep.sweep()), fates(sweep.sweep())]
+    status = subprocess.run(command, env=environment(temporary), stdout=subprocess.PIPE).returncode
+    segment.close()
+    afterwards = [fates(sweep.sweep()), fates(sweep.sweep())]
+
+    resource_tracker.unregister("/" + name, "shared_memory")
+    assert while_it_is_open == [["left in place (still open)"]] * 2
+    assert status == 1
+    assert afterwards == [["removed"], []]
+    assert not os.path.exists(ledger)
+
+
+def test_a_process_that_outlives_its_killed_run_is_named_until_it_ends_and_what_it_makes_is_removed(
+    temporary: Path,
+) -> None:
+    name, ledger = killed_run(temporary, SURVIVED_BY_A_CHILD)
+    child = int(Path(temporary, "child").read_text("ascii"))
+
+    while_it_runs = [fates(sweep.sweep()), fates(sweep.sweep())]
+    Path(temporary, "go").touch()
+    until(lambda: not census.at_work(child), 60)
+    afterwards = [fates(sweep.sweep()), fates(sweep.sweep())]
+
+    assert while_it_runs == [["left in place (still open)", "left alone (it runs)"]] * 2
+    assert afterwards == [["removed", "removed"], []]
+    assert [entry for entry in os.listdir("/dev/shm") if entry.startswith(name)] == []
+    assert not os.path.exists(ledger)
+
+
+def test_what_cannot_be_removed_is_named_again(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, _ = killed_run(temporary)
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verdict.os, "unlink", refuse)
+        refused = [fates(sweep.sweep()), fates(sweep.sweep())]
+
+    assert refused == [["left in place (Operation not permitted)"]] * 2
+    assert fates(sweep.sweep()) == ["removed"]
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+def test_a_sweep_that_was_killed_in_its_middle_is_done_by_the_next(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _ = killed_run(temporary)
+
+    def stop(_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(verdict, "remove", stop)
+        sweep.sweep()
+
+    assert fates(sweep.sweep()) == ["removed"]
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+def test_a_ledger_that_another_sweep_is_at_work_on_is_waited_for(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, ledger = killed_run(temporary)
+    other = sweep._take_turn(ledger)  # noqa: SLF001
+    assert other is not None
+    waits: List[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            other.__exit__(None, None, None)
+
+    monkeypatch.setattr(sweep, "sleep", wait)
+    assert fates(sweep.sweep()) == ["removed"]
+    assert len(waits) == 3
+
+
+def test_a_ledger_of_an_outpost_is_kept_as_well_and_found_while_the_sweeper_lives(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, ledger = killed_run(temporary)
+    segment = SharedMemory(name)
+    own = f"pytest-shmstate-{os.getpid()}.{start_of_this_process()}.{pid_namespace()}.host.5eed.0123"
+    os.rename(ledger, temporary / own)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep.outpost, "deserted", lambda: [str(temporary / own)])
+        first = fates(sweep.sweep())
+    second = fates(sweep.sweep())
+    segment.close()
+
+    third = fates(sweep.sweep())
+    resource_tracker.unregister("/" + name, "shared_memory")
+    assert (first, second, third) == (["left in place (still open)"], ["left in place (still open)"], ["removed"])
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_run_in_mode_warn_had_left_to_its_end_is_removed(temporary: Path) -> None:
+    name, ledger = killed_run(temporary)
+    inode = os.stat(f"/dev/shm/{name}").st_ino
+    Path(ledger, "verdicts.main").write_text(json.dumps(["left", ["segment", name, inode, 1]]) + "\n", "utf-8")
+
+    assert fates(sweep.sweep()) == ["removed"]
+
+
+def test_after_a_reboot_nothing_that_has_the_name_and_inode_is_the_runs(temporary: Path) -> None:
+    name, ledger = killed_run(temporary)
+    Path(ledger, "boot").write_text("another-boot", "ascii")
+    for file in Path(ledger).iterdir():
+        os.utime(file, (1, 1))
+
+    leaks = sweep.sweep()
+
+    os.unlink(f"/dev/shm/{name}")  # fails if it was removed
+    assert leaks == []
+    assert not os.path.exists(ledger)
+
+
+def test_the_ledger_of_another_machine_that_shares_the_folder_is_left_alone(temporary: Path) -> None:
+    name, ledger = killed_run(temporary)
+    Path(ledger, "boot").write_text("another-boot", "ascii")
+
+    leaks = sweep.sweep()
+
+    os.unlink(f"/dev/shm/{name}")
+    assert leaks == []
+    assert os.path.exists(ledger)
+
+
+@pytest.mark.parametrize("what", ["younger", "on another device"])
+def test_what_has_the_name_and_inode_but_is_another_file_stays(temporary: Path, what: str) -> None:
+    name, ledger = killed_run(temporary)
+    entry = census.look(name)
+    assert entry is not None
+    for file in Path(ledger).glob("*.*"):
+        records = [ast.literal_eval(line) for line in file.read_text("utf-8").splitlines()]
+        made = [(*record[:8], *change(what, *record[8:])) if record[0] == "made" else record for record in records]
+        file.write_text("".join(f"{record!r}\n" for record in made), "utf-8")
+
+    leaks = sweep.sweep()
+
+    os.unlink(f"/dev/shm/{name}")
+    assert leaks == []
+
+
+def change(what: str, device: int, born_by: int) -> Tuple[int, int]:
+    return (device, born_by - 1) if what == "younger" else (device + 1, born_by)
+
+
+def test_what_another_program_made_in_a_shm_that_was_mounted_since_stays(temporary: Path) -> None:
+    mount = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
+    may = subprocess.run(["unshare", "-m", "sh", "-c", mount, "sh", "true"], stderr=subprocess.PIPE, text=True)
+    if may.returncode != 0:
+        pytest.skip(f"no mount namespace with a /dev/shm of its own can be made here: {may.stderr.strip()}")
+    told = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", REMOUNTED],
+        env={**environment(temporary), "PYTEST_SHMSTATE_LEDGER": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert json.loads(told.stdout) == {"same inode": True, "leaks": [], "there": True}
 
 
 def test_what_somebody_else_made_under_that_name_stays(temporary: Path) -> None:
