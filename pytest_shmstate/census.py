@@ -18,6 +18,8 @@ from pytest_shmstate.leak import DIRECTORY, FILE, SEGMENT, SEMAPHORE, Holder
 SHM_DIR = "/dev/shm"
 SYSV_TABLE = "/proc/sysvipc/shm"
 SHM_INFO = 14
+#: Of the mode in that table: the segment is marked for removal, and goes with its last detachment.
+SHM_DEST = 0o1000
 #: States of processes that are through: zombies, and the dead.
 OVER = ("Z", "X")
 #: ``stat`` counts blocks of this size.
@@ -55,6 +57,7 @@ class SysV(NamedTuple):
     creator: int
     attached: int
     uid: int
+    marked: bool
 
 
 class Process(NamedTuple):
@@ -160,14 +163,23 @@ def sysv_table() -> str:
 
 
 def sysv(table: str) -> Dict[int, SysV]:
-    """Its rows, by shmid."""
+    """Return its rows by shmid, without segments that are marked for removal: those go with their last process."""
+    return {segment.shmid: segment for segment in _rows(table) if not segment.marked}
+
+
+def marked(shmid: int) -> Optional[SysV]:
+    """Return a segment that is marked for removal and still attached, if that is one."""
+    return next((segment for segment in _rows(sysv_table()) if segment.shmid == shmid and segment.marked), None)
+
+
+def _rows(table: str) -> List[SysV]:
     lines = table.splitlines()
     if not lines:
-        return {}
+        return []
     columns = lines[0].split()
     rows = (dict(zip(columns, line.split())) for line in lines[1:])
-    return {
-        int(row["shmid"]): SysV(
+    return [
+        SysV(
             shmid=int(row["shmid"]),
             key=int(row["key"]) & 0xFFFFFFFF,
             size=int(row["size"]),
@@ -175,9 +187,10 @@ def sysv(table: str) -> Dict[int, SysV]:
             creator=int(row["cpid"]),
             attached=int(row["nattch"]),
             uid=int(row["uid"]),
+            marked=bool(int(row["perms"], 8) & SHM_DEST),
         )
         for row in rows
-    }
+    ]
 
 
 def process(pid: int) -> Optional[Process]:

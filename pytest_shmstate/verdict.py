@@ -11,7 +11,7 @@ from dataclasses import replace
 from multiprocessing import resource_tracker, util
 from multiprocessing.shared_memory import SharedMemory
 from time import monotonic, sleep  # by name: a test may put another clock into the module
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import psutil
 
@@ -126,6 +126,9 @@ def remove(found: Found) -> str:
             return _end(found.pid)
         if found.kind == SYSV:
             remove_sysv(found.mark)
+            still_there = census.marked(found.mark)
+            if still_there is not None:
+                return f"marked for removal; goes when the last of {still_there.attached} attachments is detached"
         elif found.kind == DIRECTORY:
             shutil.rmtree(os.path.join(census.SHM_DIR, found.name))
         else:
@@ -139,28 +142,43 @@ def remove(found: Found) -> str:
 
 def _unlink(found: Found) -> None:
     """Unlink it so that neither its object nor the resource tracker of this process complains of it at exit."""
-    if found.pid == os.getpid() and found.kind in (SEGMENT, SEMAPHORE):
-        unlink = _unlink_of_object(found)
-        if unlink is not None:
-            unlink()
-            return
-    os.unlink(os.path.join(census.SHM_DIR, found.name))
-    by_python = any(frame.file.endswith("multiprocessing/shared_memory.py") for frame in found.stack)
-    if found.pid == os.getpid() and by_python and found.how == "truncate":
-        resource_tracker.unregister("/" + found.name, "shared_memory")
-
-
-def _unlink_of_object(found: Found) -> Optional[Callable[[], object]]:
-    """What the object that made it would call to unlink it, if that is still there."""
-    if found.kind == SEMAPHORE:
+    own = found.pid == os.getpid()
+    if own and found.kind == SEMAPHORE:
         name = "/" + found.name[len("sem.") :]
         finalizers = list(util._finalizer_registry.values())  # type: ignore[attr-defined]  # noqa: SLF001
-        return next((one for one in finalizers if getattr(one, "_args", None) == (name,)), None)
-    for one in gc.get_objects():
-        if type(one) is SharedMemory and one.name.lstrip("/") == found.name:
-            unlink: Callable[[], object] = one.unlink
-            return unlink
-    return None
+        finalizer = next((one for one in finalizers if getattr(one, "_args", None) == (name,)), None)
+        if finalizer is not None:
+            _tell_tracker("register", name, "semaphore")
+            finalizer()
+            return
+    os.unlink(os.path.join(census.SHM_DIR, found.name))
+    if own and found.kind == SEGMENT and _was_tracked(found):
+        _tell_tracker("register", "/" + found.name, "shared_memory")
+        _tell_tracker("unregister", "/" + found.name, "shared_memory")
+
+
+def _tell_tracker(what: str, name: str, kind: str) -> None:
+    """Tell the resource tracker, if one runs.
+
+    The tracker prints a KeyError for a name that it does not have, and cannot be asked; a test may have unregistered
+    the name. So a name is registered before it is unregistered: the tracker keeps a set. By the tracker's own methods,
+    since programs put others in the place of the module's functions.
+    """
+    tracker = resource_tracker._resource_tracker  # type: ignore[attr-defined]  # noqa: SLF001
+    if getattr(tracker, "_fd", None) is not None:
+        getattr(tracker, what)(name, kind)
+
+
+def _was_tracked(found: Found) -> bool:
+    """Whether Python told the resource tracker of the segment when it was made, or attached."""
+    if found.how == "truncate" and any(
+        frame.file.endswith("multiprocessing/shared_memory.py") for frame in found.stack
+    ):
+        return True
+    return any(
+        type(one) is SharedMemory and one.name.lstrip("/") == found.name and getattr(one, "_track", True)
+        for one in gc.get_objects()
+    )
 
 
 def remove_sysv(shmid: int) -> None:
