@@ -11,6 +11,7 @@ Written for pytest 7.0 as well: old-style hook wrappers.
 
 from __future__ import annotations
 
+import os
 import unittest
 import warnings
 from typing import Any, Generator, List, Optional, Sequence, Tuple
@@ -66,30 +67,52 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 class Wiring:
-    """The hooks that need to know the run."""
+    """The hooks that need to know the run.
+
+    They do nothing in a fork of the process: one that leaves a test by an exception goes on as pytest does, through
+    all hooks to the end, while the run is its parent's.
+    """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._pid = os.getpid()
         self._settings = settings
         workerinput = getattr(config, "workerinput", None)
         self._worker = "main" if workerinput is None else workerinput["workerid"]
-        self.gate: Optional[Gate] = None
-        self.attendant: Optional[Attendant] = None
+        self._gate: Optional[Gate] = None
+        self._attendant: Optional[Attendant] = None
         self._distributes = workerinput is None and config.getoption("dist", "no") != "no"
         self._part: Optional[Part] = None
         if workerinput is None:
             self._run = Run.begin()
-            self.gate = Gate(self._run, settings)
+            self._gate = Gate(self._run, settings)
         else:
             self._part = part_in(workerinput, settings)
             self._run, self._settings = self._part.run, self._part.settings
         if not self._distributes:
             recorder.write(self._run.folder, "worker", self._worker)
 
+    @property
+    def _is_own(self) -> bool:
+        """Whether this is the process that runs the tests, and no fork of it."""
+        return os.getpid() == self._pid
+
+    @property
+    def gate(self) -> Optional[Gate]:
+        """The end of the run, in the process that began it."""
+        return self._gate if self._is_own else None
+
+    @property
+    def attendant(self) -> Optional[Attendant]:
+        """Who follows the tests, in the process that runs them and between the session's start and end."""
+        return self._attendant if self._is_own else None
+
     def close(self) -> None:
         """The process is done with pytest."""
-        if self.attendant is not None:
-            self.attendant.hand_over()
-            self.attendant = None
+        if not self._is_own:
+            return
+        if self._attendant is not None:
+            self._attendant.hand_over()
+            self._attendant = None
         if self.gate is not None:
             self.gate.close()
         if self._part is not None:
@@ -112,10 +135,12 @@ class Wiring:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Everybody's fixtures are through by now, and xdist's workers are gone, or this is one of them."""
-        if self.attendant is not None:
-            self.attendant.end_session()
-            self.attendant.hand_over()
-            self.attendant = None
+        if not self._is_own:
+            return
+        if self._attendant is not None:
+            self._attendant.end_session()
+            self._attendant.hand_over()
+            self._attendant = None
         if self._part is not None:
             output = getattr(session.config, "workeroutput", {})
             output[messages.FROM_WORKER] = self._part.finish()
@@ -132,9 +157,9 @@ class Wiring:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """From here on everything that is made is somebody's."""
-        if not self._distributes:
+        if not self._distributes and self._is_own:
             host = self._part.host if self._part is not None else ""
-            self.attendant = Attendant(self._run, self._settings, self._worker, host)
+            self._attendant = Attendant(self._run, self._settings, self._worker, host)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: List[pytest.Item]) -> None:
@@ -150,7 +175,8 @@ class Wiring:
         try:
             return (yield)
         finally:
-            self.attendant.end_import(span)
+            if self.attendant is not None:
+                self.attendant.end_import(span)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapper:
@@ -173,7 +199,8 @@ class Wiring:
         try:
             return (yield)
         finally:
-            self.attendant.made_fixture(active)
+            if self.attendant is not None:
+                self.attendant.made_fixture(active)
 
     def pytest_fixture_post_finalizer(self, fixturedef: Any) -> None:
         """Now."""

@@ -30,6 +30,7 @@ class Run:
         """``own``: this process made the folder, and removes it. ``alone``: no other ledger is kept beside it."""
         self.folder = folder
         self._own = own
+        self._pid = os.getpid()
         self._alone = alone
         self._before: Dict[str, Optional[str]] = {}
         self._kept_before: Tuple[str, ...] = ()
@@ -63,14 +64,14 @@ class Run:
         return self
 
     def close(self, keep_folder: bool = False) -> None:
-        """Put the environment back, stop recording, and remove the folder if it was made here."""
+        """Put the environment back, stop recording, and remove the folder if this process made it, and no fork."""
         for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
         recorder.keep(self._kept_before)
-        if self._own and not keep_folder:
+        if self._own and os.getpid() == self._pid and not keep_folder:
             remove_folder(self.folder)
 
     def reaches_children(self) -> bool:

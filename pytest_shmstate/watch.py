@@ -103,6 +103,8 @@ class Watch:
 
     def due(self, unless: Callable[[Found], bool] = lambda _: False) -> List[Found]:
         """What is due and does not go. Waits up to the grace, but only if something is there that may yet go."""
+        if os.getpid() != self.pid:
+            return []
         self.attend()
         due = [found for found in self._pending.values() if found.span.due and not unless(found)]
         if not due:
