@@ -224,7 +224,8 @@ def ancestors(pid: int) -> List[int]:
 def strangers(ledger: Ledger, residents: Sequence[int] = ()) -> List[int]:
     """Processes outside this run that see the same /dev/shm and may write there: it may be theirs.
 
-    Those above this one and above residents (the shell, the CI's runner) wait for it and make nothing meanwhile.
+    Those above this one and above residents (the shell, the CI's runner) wait for it and make nothing meanwhile. Nor do
+    those that read what this one prints, or print what it reads, unless they have a file of /dev/shm open or mapped.
     """
     ours: Set[int] = set(ledger.begun)
     for one in {os.getpid(), *residents}:
@@ -244,7 +245,36 @@ def strangers(ledger: Ledger, residents: Sequence[int] = ()) -> List[int]:
             found.append(pid)
         except OSError:
             continue
-    return found
+    beside = pipeline({os.getpid(), *residents}, found) if found else set()
+    return [pid for pid in found if pid not in beside or census.uses_shm(pid)]
+
+
+def pipeline(mine: Iterable[int], others: Iterable[int]) -> Set[int]:
+    """Return those of the others that stand in one pipeline with a process of mine: ``a | pytest | tee log | b``.
+
+    By the pipes themselves: a script without job control has all its processes in one group, a server that it started
+    beside pytest as well. A reader has the pipe as its standard input, a writer as its standard output or error.
+    """
+    above = {pid for one in mine for pid in ancestors(one)}
+    reads = {pid: census.pipes(pid, os.O_RDONLY, (0,)) for pid in others}
+    writes = {pid: census.pipes(pid, os.O_WRONLY, (1, 2)) for pid in reads}
+    # pytest keeps its standard streams under other numbers while it captures. Those above may feed other programs by
+    # pipes: only what they print is of this pipeline.
+    printed = set().union(*(census.pipes(pid, os.O_WRONLY) for pid in mine))
+    printed |= set().union(*(census.pipes(pid, os.O_WRONLY, (1, 2)) for pid in above))
+    read = set().union(*(census.pipes(pid, os.O_RDONLY) for pid in mine))
+    read |= set().union(*(census.pipes(pid, os.O_RDONLY, (0,)) for pid in above))
+    found: Set[int] = set()
+    while True:
+        more = {pid for pid in reads if pid not in found and (reads[pid] & printed or writes[pid] & read)}
+        if not more:
+            return found
+        found |= more
+        for pid in more:
+            if reads[pid] & printed:
+                printed |= census.pipes(pid, os.O_WRONLY)
+            else:
+                read |= census.pipes(pid, os.O_RDONLY)
 
 
 def unknown_owner(entry: census.Entry) -> Owner:

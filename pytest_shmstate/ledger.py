@@ -138,10 +138,10 @@ class Ledger:
     def maker(self, name: str, inode: int) -> Optional[Made]:
         """The last record of an entry being made that can be this one."""
         for made in reversed(self.made.get(name, ())):
-            if made.inode == inode or (made.inode == 0 and self._may_be(name, made.at)):
-                # Inodes begin from 1 again with each /dev/shm: a child may see another, and a later one may be mounted.
-                if is_of_device(made) and is_born_in_time(made):
-                    return made
+            is_it = made.inode == inode or (made.inode == 0 and self._may_be(name, made.at))
+            # Inodes begin from 1 again with each /dev/shm: a child may see another, and a later one may be mounted.
+            if is_it and is_of_device(made) and is_born_in_time(made):
+                return made
         return None
 
     def _may_be(self, name: str, at: int) -> bool:
@@ -223,8 +223,10 @@ class Ledger:
 
 def is_of_device(made: Made) -> bool:
     """Whether what has the name now, if anything, is on the device that the record tells of."""
-    entry = census.look(made.name) if made.device else None
-    return entry is None or entry.device == made.device
+    try:
+        return made.device in (0, os.lstat(os.path.join(census.SHM_DIR, made.name)).st_dev)
+    except OSError:
+        return True
 
 
 def is_born_in_time(made: Made) -> bool:

@@ -164,7 +164,7 @@ def _tell_tracker(what: str, name: str, kind: str) -> None:
     the name. So a name is registered before it is unregistered: the tracker keeps a set. By the tracker's own methods,
     since programs put others in the place of the module's functions.
     """
-    tracker = resource_tracker._resource_tracker  # type: ignore[attr-defined]  # noqa: SLF001
+    tracker = resource_tracker._resource_tracker  # noqa: SLF001
     if getattr(tracker, "_fd", None) is not None:
         getattr(tracker, what)(name, kind)
 

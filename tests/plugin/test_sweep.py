@@ -18,7 +18,7 @@ from typing import Dict, List, Sequence, Tuple
 
 import pytest
 
-from pytest_shmstate import census, sweep, verdict
+from pytest_shmstate import census, outpost, sweep, verdict
 from pytest_shmstate.leak import Leak
 from pytest_shmstate.ledger import pid_namespace
 from tests.core.children import ROOT, until
@@ -170,7 +170,7 @@ def test_what_cannot_be_removed_is_named_again(temporary: Path, monkeypatch: pyt
         raise PermissionError(errno.EPERM, "Operation not permitted", path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(verdict.os, "unlink", refuse)
+        patched.setattr(os, "unlink", refuse)
         refused = [fates(sweep.sweep()), fates(sweep.sweep())]
 
     assert refused == [["left in place (Operation not permitted)"]] * 2
@@ -198,7 +198,7 @@ def test_a_ledger_that_another_sweep_is_at_work_on_is_waited_for(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, ledger = killed_run(temporary)
-    other = sweep._take_turn(ledger)  # noqa: SLF001
+    other = sweep._take_turn(ledger)
     assert other is not None
     waits: List[float] = []
 
@@ -221,7 +221,7 @@ def test_a_ledger_of_an_outpost_is_kept_as_well_and_found_while_the_sweeper_live
     os.rename(ledger, temporary / own)
 
     with monkeypatch.context() as patched:
-        patched.setattr(sweep.outpost, "deserted", lambda: [str(temporary / own)])
+        patched.setattr(outpost, "deserted", lambda: [str(temporary / own)])
         first = fates(sweep.sweep())
     second = fates(sweep.sweep())
     segment.close()
