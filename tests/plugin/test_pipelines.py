@@ -28,7 +28,7 @@ ALONE = {
         "sh -c 'echo $$ > writer; exec sleep 1000' | { \"$@\"; echo $? > status; kill $(cat writer); };"
         " exit $(cat status)"
     ),
-    "substituted": '"$@" > >(tee log > /dev/null)',
+    "substituted": 'exec 8> >(tee log > /dev/null); "$@" >&8 8>&-; status=$?; exec 8>&-; exit $status',
     "of a group": '{ "$@"; echo $? > status; } 2>&1 | tee log > /dev/null; exit $(cat status)',
     "named": 'mkfifo pipe; cat < pipe > log & "$@" > pipe',
     "job control": 'set -m; "$@" | tee log > /dev/null; exit ${PIPESTATUS[0]}',
