@@ -8,14 +8,16 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import pytest
 
 from pytest_shmstate import reach, recorder, verdict
 from pytest_shmstate.attribution import Found, inode_of
+from pytest_shmstate.held import holders_of
 from pytest_shmstate.known import Suppressions
 from pytest_shmstate.leak import PROCESS, SYSV, Leak, Owner, Suppression
+from pytest_shmstate.removals import Removals
 from pytest_shmstate.run import Run, uses_as_json
 from pytest_shmstate.settings import Settings, for_item
 from pytest_shmstate.timeline import Span
@@ -50,6 +52,8 @@ class Attendant:
         self._item: Optional[pytest.Item] = None
         self._span: Optional[Span] = None
         self._last: Tuple[str, int] = ("", 0)
+        #: What was removed while tests are still to come.
+        self.removals = Removals()
         self.tests = 0
 
     # Tests.
@@ -189,28 +193,40 @@ class Attendant:
         due = self.watch.due(unless)
         if not due:
             return []
-        leaks = [leak for found, leak in zip(due, verdict.leaks_of(due)) for leak in self._decide(found, leak, nodeid)]
+        told = verdict.leaks_of(due)
+        # Once for all of them, and only if one of them is not allowed: it goes through all that is loaded.
+        holders: Optional[Dict[int, str]] = None
+        leaks: List[Leak] = []
+        for index, (found, leak) in enumerate(zip(due, told)):
+            settings = self._settings_of(found.span)
+            if self._is_to_be_told(found, leak, settings):
+                holders = holders_of(due, told) if holders is None else holders
+                leaks.append(self._decide(found, leak, nodeid, settings, holders.get(index, "")))
         self._run.tell_leaks(self._worker, leaks)
         return leaks
 
-    def _decide(self, found: Found, leak: Leak, nodeid: str) -> Iterable[Leak]:
-        settings = self._settings_of(found.span)
+    def _is_to_be_told(self, found: Found, leak: Leak, settings: Settings) -> bool:
         self.watch.forget(found)
         own = settings.ignore[: len(settings.ignore) - len(self._settings.ignore)]
         if settings.leaks == "off" or self._allowed(found, leak, own):
             self._run.tell(self._worker, "allowed", [found.kind, found.name, found.mark])
-            return
+            return False
+        return True
+
+    def _decide(self, found: Found, leak: Leak, nodeid: str, settings: Settings, holder: str) -> Leak:
+        """``holder``: the global that still leads to it, if there is one."""
         if found.span.owner.name != nodeid:
             leak = replace(leak, owner=replace(leak.owner, found_after=nodeid))
         leak = replace(leak, mode=settings.leaks, reported=bool(nodeid), host=self._host)
         if self._settings.keep:
-            leak = replace(leak, fate="left in place (--shmstate-keep)")
-        elif settings.leaks == "warn":
-            leak = replace(leak, fate="left in place until the run ends (mode warn)")
+            return replace(leak, fate="left in place (--shmstate-keep)")
+        if settings.leaks == "warn" or holder:
+            why = f": `{holder}` still holds it" if holder else " (mode warn)"
             self._run.tell(self._worker, "left", [found.kind, found.name, found.mark, found.pid])
-        else:
-            leak = verdict.removed(found, leak)
-        yield leak
+            return replace(leak, fate=f"left in place until the run ends{why}")
+        leak = verdict.removed(found, leak)
+        self.removals.add(leak)
+        return leak
 
     def _allowed(self, found: Found, leak: Leak, own: Sequence[Suppression]) -> bool:
         also = [found.name] if found.kind == PROCESS else []

@@ -261,6 +261,16 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(child)
 
 
+def ancestors(pid: int) -> List[int]:
+    """Lists the living processes that this one came from."""
+    found: List[int] = []
+    itself = process(pid)
+    while itself is not None and itself.parent > 0 and itself.parent not in found:
+        found.append(itself.parent)
+        itself = process(itself.parent)
+    return found
+
+
 def command_of(pid: int) -> str:
     """Its whole command line, or its name in brackets; empty if it is gone."""
     try:

@@ -82,6 +82,7 @@ class Wiring:
         self._attendant: Optional[Attendant] = None
         self._distributes = workerinput is None and config.getoption("dist", "no") != "no"
         self._part: Optional[Part] = None
+        self._said: Tuple[str, ...] = ()
         if workerinput is None:
             self._run = Run.begin()
             self._gate = Gate(self._run, settings)
@@ -186,7 +187,7 @@ class Wiring:
         try:
             return (yield)
         except BaseException as error:
-            self._see(error)
+            self._see(error, item, "setup")
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -214,24 +215,30 @@ class Wiring:
         try:
             return (yield)
         except BaseException as error:
-            self._see(error)
+            self._see(error, item, "call")
             raise
         finally:
             for info in getattr(item, "_excinfo", None) or ():  # errors of a TestCase wait there for the report
-                self._see(info.value)
+                self._see(info.value, item, "call")
 
-    def _see(self, error: BaseException) -> None:
+    def _see(self, error: BaseException, item: pytest.Item, phase: str) -> None:
         if self.attendant is not None and not isinstance(error, SKIPPED):
             self.attendant.failed()
+            lines = self.attendant.removals.behind(error)
+            said = (item.nodeid, phase, *lines)
+            if lines and said != self._said:  # a TestCase's error comes by two ways
+                self._said = said
+                item.add_report_section(phase, "shared memory", "\n".join(lines))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Wrapper:
         """The test is through, and so are the fixtures that it was the last to use."""
         try:
             result = yield
-        except BaseException:
+        except BaseException as own:
             if self.attendant is not None:
                 self.attendant.failed()
+                self._see(own, item, "teardown")
                 _tell(item, self.attendant.end_test(item), failing=True)
             raise
         if self.attendant is not None:

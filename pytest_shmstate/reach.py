@@ -39,7 +39,7 @@ def leads_to(root: Any, is_it: Callable[[Any], bool]) -> bool:
     known: Set[int] = set()
     # A fixture may be a class that keeps things; no other class is looked into.
     waiting: List[Any] = [dict(vars(root)) if isinstance(root, type) else root]
-    finalizers = _finalizers()
+    calls = finalizers()
     while waiting and len(known) < MOST_OBJECTS:
         found = waiting.pop()
         if id(found) in known:
@@ -47,13 +47,13 @@ def leads_to(root: Any, is_it: Callable[[Any], bool]) -> bool:
         known.add(id(found))
         if is_it(found):
             return True
-        waiting.extend(_next(found))
-        waiting.extend(finalizers.get(id(found), ()))
+        waiting.extend(following(found))
+        waiting.extend(calls.get(id(found), ()))
     return False
 
 
-def _finalizers() -> Dict[int, List[Any]]:
-    """What is to be called when an object goes, with its arguments: by the object's id."""
+def finalizers() -> Dict[int, List[Any]]:
+    """Finds what is to be called when an object goes, with its arguments: by the object's id."""
     calls: Dict[int, List[Any]] = {}
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         alive = finalizer.peek()
@@ -62,7 +62,8 @@ def _finalizers() -> Dict[int, List[Any]]:
     return calls
 
 
-def _next(found: Any) -> Iterable[Any]:
+def following(found: Any) -> Iterable[Any]:
+    """Lists the objects that an object refers to."""
     if isinstance(found, (*OPAQUE, str, bytes)):
         return ()
     if isinstance(found, types.FunctionType):
@@ -139,7 +140,7 @@ def names_entry(name: str) -> Callable[[Any], bool]:
         if type(found) in (str, bytes):
             return found in texts or found.startswith(below[type(found)])
         # A C object keeps its name where the collector does not look.
-        return type(found).__name__ in ("SemLock", "Semaphore", "SharedMemory") and _attribute(found, "name") in texts
+        return type(found).__name__ in ("SemLock", "Semaphore", "SharedMemory") and attribute(found, "name") in texts
 
     return is_it
 
@@ -151,7 +152,7 @@ def is_process(pid: int) -> Callable[[Any], bool]:
         if type(found) is dict:
             return pid in found and not isinstance(found[pid], (int, str))
         named = type(found).__name__
-        return ("Popen" in named or "Process" in named) and _attribute(found, "pid") == pid
+        return ("Popen" in named or "Process" in named) and attribute(found, "pid") == pid
 
     return is_it
 
@@ -170,7 +171,8 @@ def is_instance(name: str) -> Callable[[Any], bool]:
     return is_it
 
 
-def _attribute(found: Any, name: str) -> Optional[Any]:
+def attribute(found: Any, name: str) -> Optional[Any]:
+    """Reads an attribute of any object; None if that fails."""
     try:
         return getattr(found, name, None)
     except Exception:  # a property of a stranger's class may do anything

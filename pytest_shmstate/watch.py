@@ -248,7 +248,7 @@ class Watch:
             is_it = reach.is_process(found.pid)
         if found.kind == SYSV:
             is_it = reach.is_number(found.mark)
-        if any(frame.file.endswith(MANAGERS) and frame.function in MADE_FOR_MANAGER for frame in found.stack):
+        if is_of_a_manager(found):
             # It told its server, which unlinks it at its end; the object itself does not remember.
             is_it = reach.is_instance("SharedMemoryManager")
         for span, keeper in self.keepers():
@@ -283,6 +283,11 @@ class Watch:
         if monotonic() > began + TRACKER_PATIENCE or not any(found.kind in (SEGMENT, SEMAPHORE) for found in due):
             return False
         return any(self._attribution.outlived_its_process(pid) for pid in self._attribution.relatives())
+
+
+def is_of_a_manager(found: Found) -> bool:
+    """Whether a SharedMemoryManager has it: its server unlinks it at its end."""
+    return any(frame.file.endswith(MANAGERS) and frame.function in MADE_FOR_MANAGER for frame in found.stack)
 
 
 def _nothing() -> None:

@@ -28,9 +28,9 @@ TOOLS = (
     ),
     ("census", "known", "timeline", "states", "worker", "worker_body"),
     ("ledger", "report", "workers"),
-    ("attribution", "outlets", "outpost", "run"),
+    ("attribution", "outlets", "outpost", "removals", "run"),
     ("verdict", "watch", "aftermath"),
-    ("check", "sweep"),
+    ("check", "held", "sweep"),
     ("kit",),
     ("recheck", "__main__"),
 )
