@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from pytest_shmstate import census, recorder
-from pytest_shmstate.attribution import Found, inode_of
+from pytest_shmstate.attribution import Found, inode_of, kind_of
 from pytest_shmstate.known import is_process_wide, is_service
 from pytest_shmstate.leak import PROCESS, SYSV, UNATTRIBUTED, Frame, Owner
 from pytest_shmstate.ledger import Begun, Ledger
@@ -173,7 +173,8 @@ class Aftermath:
                 continue
             span = self._past.span_at(*whose)
             evidence = f"the ledger of pid {made.pid}, of {whose[0]}"
-            found.append(Found(entry.kind, name, inode, span, evidence, made.pid, made.stack, made.how))
+            kind = kind_of(entry, made.how)
+            found.append(Found(kind, name, inode, span, evidence, made.pid, made.stack, made.how))
         return found
 
     def sysv(self) -> List[Found]:

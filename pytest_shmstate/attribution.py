@@ -21,13 +21,20 @@ from typing import Dict, Iterable, Optional, Set, Tuple
 
 from pytest_shmstate import census, recorder
 from pytest_shmstate.known import is_service
-from pytest_shmstate.leak import FILE, PROCESS, SEMAPHORE, SYSV, Frame
+from pytest_shmstate.leak import FILE, PROCESS, SEGMENT, SEMAPHORE, SYSV, Frame
 from pytest_shmstate.ledger import Begun, Ledger, Made
 from pytest_shmstate.notices import SOMEBODY_ELSE
 from pytest_shmstate.timeline import Span, Timeline
 
-#: How a record says that something was made -> its kind, where that says more than the file itself.
+#: How a record says that something was made -> its kind, where that says more than the entry itself.
 KIND_BY_HOW = {"open": FILE, "sqlite3": FILE, "bind": FILE, "symlink": FILE, "semaphore": SEMAPHORE}
+#: The calls by which processes that keep the ledger make shared memory.
+OF_SEGMENTS = ("truncate", "untracked", "link", "rename")
+
+
+def kind_of(entry: census.Entry, how: str) -> str:
+    """Says what an entry is that a record tells of."""
+    return SEGMENT if entry.kind == FILE and how in OF_SEGMENTS else KIND_BY_HOW.get(how, entry.kind)
 
 
 @dataclass
@@ -174,7 +181,7 @@ class Attribution:
         span = self._of_thread(made) or self.span_of(made.pid, made.at)
         if span is None:
             return None
-        kind = KIND_BY_HOW.get(made.how, entry.kind)
+        kind = kind_of(entry, made.how)
         whose = "this process" if made.pid == self._pid else f"pid {made.pid}, {self._way_to(made.pid, made.at)}"
         return Found(kind, entry.name, entry.inode, span, f"the ledger of {whose}", made.pid, made.stack, made.how)
 
@@ -212,7 +219,13 @@ class Attribution:
         whose = span if pid == self._pid else self.span_of(pid, None)
         if whose is None:
             return None
-        return Found(entry.kind, entry.name, entry.inode, whose, f"the kernel: made by pid {pid}", pid)
+        kind = SEGMENT if entry.kind == FILE and entry.is_regular and self._keeps_ledger(pid) else entry.kind
+        return Found(kind, entry.name, entry.inode, whose, f"the kernel: made by pid {pid}", pid)
+
+    def _keeps_ledger(self, pid: int) -> bool:
+        """Whether the process would have written down a file that it opened: what it made silently, C code made."""
+        begun = self._ledger.process(pid)
+        return pid == self._pid or (begun is not None and census.command_of(pid).startswith(begun.command or " "))
 
     def _top(self, pid: int, at: Optional[int]) -> Optional[int]:
         """The outermost process between this one and ``pid`` that is no service; None if ``pid`` is not below."""

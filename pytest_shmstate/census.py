@@ -22,6 +22,8 @@ SHM_INFO = 14
 SHM_DEST = 0o1000
 #: States of processes that are through: zombies, and the dead.
 OVER = ("Z", "X")
+#: How names begin that Python's SharedMemory makes up. Of any other entry its maker has to be known: see attribution.
+OF_SHARED_MEMORY = ("psm_", "wnsm_")
 #: ``stat`` counts blocks of this size.
 BLOCK = 512
 COMMAND_WIDTH = 120
@@ -45,6 +47,7 @@ class Entry(NamedTuple):
     on_disk: int
     uid: int
     device: int
+    is_regular: bool = False
 
 
 class SysV(NamedTuple):
@@ -99,8 +102,12 @@ def look(name: str) -> Optional[Entry]:
     if stat.S_ISDIR(found.st_mode):
         size, on_disk = _tree(path)
         return Entry(name, found.st_ino, DIRECTORY, size, on_disk, found.st_uid, found.st_dev)
-    kind = SEMAPHORE if name.startswith("sem.") else SEGMENT if stat.S_ISREG(found.st_mode) else FILE
-    return Entry(name, found.st_ino, kind, found.st_size, found.st_blocks * BLOCK, found.st_uid, found.st_dev)
+    kind = SEMAPHORE if name.startswith("sem.") else FILE
+    is_regular = stat.S_ISREG(found.st_mode)
+    if is_regular and name.startswith(OF_SHARED_MEMORY):
+        kind = SEGMENT
+    on_disk = found.st_blocks * BLOCK
+    return Entry(name, found.st_ino, kind, found.st_size, on_disk, found.st_uid, found.st_dev, is_regular)
 
 
 def _tree(path: str) -> Tuple[int, int]:

@@ -39,9 +39,12 @@ PARENT = "PYTEST_SHMSTATE_PARENT"
 SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim")
 
 ROOTS = ("/dev/shm/", "/run/shm/")
+#: Of a deeper stack, as many of the innermost frames are kept, and of the outermost: the test's own is among these.
 DEEPEST_STACK = 24
-#: Below the test there is pytest, which made nothing.
-BOTTOM = ("/_pytest/", "/pluggy/")
+#: The file of a frame that stands for those between, which were left out; its line is their count.
+LEFT_OUT = "<left out>"
+#: Below the test there is pytest, which made nothing. A test may use pluggy, whose frames say nothing.
+BOTTOM, PASSED_OVER = "/_pytest/", "/pluggy/"
 MOST_INODES = 4096
 
 # A test may put something else in the place of these, and count how often it is called.
@@ -233,15 +236,25 @@ def _made(how: str, name: str | None, file: os.stat_result | None = None) -> Non
 def _stack() -> tuple[tuple[str, int, str], ...]:
     """File, line and function of each frame above this module, innermost last."""
     frame = sys._getframe(1)
-    frames: list[tuple[str, int, str]] = []
-    while frame is not None and len(frames) < DEEPEST_STACK:
+    inner: list[tuple[str, int, str]] = []
+    outer: list[tuple[str, int, str]] = []
+    left_out = 0
+    while frame is not None:
         file = frame.f_code.co_filename
-        if any(part in file for part in BOTTOM):
+        if BOTTOM in file:
             break
-        if file != _here:
-            frames.append((file, frame.f_lineno, frame.f_code.co_name))
+        if file != _here and PASSED_OVER not in file:
+            (inner if len(inner) < DEEPEST_STACK else outer).append((file, frame.f_lineno, frame.f_code.co_name))
+            if len(outer) > 2 * DEEPEST_STACK:
+                left_out += DEEPEST_STACK
+                del outer[:DEEPEST_STACK]
         frame = frame.f_back  # type: ignore[assignment]
-    return tuple(reversed(frames))
+    if len(outer) > DEEPEST_STACK:
+        left_out += len(outer) - DEEPEST_STACK
+        del outer[:-DEEPEST_STACK]
+    if left_out:
+        inner.append((LEFT_OUT, left_out, ""))
+    return tuple(reversed(inner + outer))
 
 
 def _tell(record: tuple[object, ...]) -> None:
@@ -278,10 +291,17 @@ def _on_mmap(fd: int, *_rest: object) -> None:
         _tell(("seen", _now(), _pid, name, stat.st_ino))
 
 
+def _is_segment(path: str, inode: int) -> bool:
+    """Whether this process gave the entry its size or mapped it, as one does with shared memory."""
+    name = _entry(path)
+    return name is not None and inode != 0 and _inodes.get(name) == inode
+
+
 def _on_link(source: str, target: str, *_rest: object) -> None:
     name = _entry(target)
     if name is not None:
-        _made("link", name, _stat(source))
+        file = _stat(source)
+        _made("link" if _is_segment(source, file.st_ino) else "link-file", name, file)
 
 
 def _on_remove(path: str, *_rest: object) -> None:
@@ -292,10 +312,12 @@ def _on_remove(path: str, *_rest: object) -> None:
 
 
 def _on_rename(source: str, target: str, *_rest: object) -> None:
-    _on_remove(source)
     name = _entry(target)
+    file = None if name is None else _lstat(source)
+    how = "rename" if file is not None and _is_segment(source, file.st_ino) else "rename-file"
+    _on_remove(source)
     if name is not None:
-        _made("rename", name, _lstat(source))
+        _made(how, name, file)
 
 
 def _on_mkdir(path: str, *_rest: object) -> None:

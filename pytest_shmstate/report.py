@@ -29,6 +29,7 @@ from pytest_shmstate.leak import (
     Leak,
     Owner,
 )
+from pytest_shmstate.recorder import LEFT_OUT
 
 #: Blocks in full; of what comes after them, the names are told.
 MOST_BLOCKS = 5
@@ -173,7 +174,7 @@ def describe(leak: Leak) -> List[str]:
     lines = [_cut(named(leak) + process + (f": {size}" if size else ""))]
     for label, text in _told(leak):
         # Whole, however long: what the reader looks for, and what is to be copied.
-        whole = label in (whose(leak), "to allow it")
+        whole = label in (whose(leak), "called from", "to allow it")
         lines.append(f"  {label:<12} {text if whole else _cut(text)}")
     return lines
 
@@ -228,10 +229,28 @@ def _made_at(leak: Leak) -> Iterator[Tuple[str, str]]:
         if inner:
             yield "by way of", ", ".join(map(place, inner[-2:]))
         if outer:
-            yield "called from", ", ".join(map(place, reversed(outer[-_MOST_LINES_EACH:])))
+            yield "called from", _callers(leak, outer)
+
+
+def _callers(leak: Leak, outer: Sequence[Frame]) -> str:
+    """Names the nearest callers and the frame of the test or fixture; of those between, their count."""
+    function = re.sub(r"\[.*", "", leak.owner.name, flags=re.DOTALL).rpartition("::")[2]
+    in_file = [frame for frame in outer if leak.owner.file and frame.file == leak.owner.file]
+    own = next((frame for frame in in_file if frame.function == function), (in_file or outer)[0])
+    at = outer.index(own)
+    nearest = outer[max(at + 1, len(outer) - _MOST_LINES_EACH) :]
+    between = outer[at + 1 : len(outer) - len(nearest)]
+    texts = [*map(place, reversed(nearest)), place(own)]
+    left_out = sum(frame.line for frame in leak.stack if frame.file == LEFT_OUT)
+    count = len(between) + left_out
+    if count:
+        texts.insert(len(nearest), f"{count:,} {'frame' if count == 1 else 'frames'} between")
+    return ", ".join(texts)
 
 
 def _is_plumbing(frame: Frame) -> bool:
+    if frame.file == LEFT_OUT:
+        return True
     library = frame.file.startswith(_STANDARD_LIBRARY) and "/site-packages/" not in frame.file
     return library or _PLUMBING.search(frame.file) is not None
 

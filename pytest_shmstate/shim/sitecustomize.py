@@ -38,6 +38,7 @@ except Exception:  # a Python that cannot keep the ledger must start all the sam
 try:
     import sitecustomize  # type: ignore[import-not-found]  # noqa: F401 - the next one on the path
 except ImportError as _error:
-    if _error.name != "sitecustomize":
+    # Before 3.3 the error has no name, but its text ends with it.
+    if getattr(_error, "name", str(_error).rpartition(" ")[2]) != "sitecustomize":
         raise
     sys.modules["sitecustomize"] = _itself

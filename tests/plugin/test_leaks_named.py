@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Tuple
 
 import pytest
@@ -90,7 +92,7 @@ def test_what_a_test_leaves_itself_is_named_whatever_its_kind(judge: Judge, how:
     def test_rename(leaves):
         with open(path("draft"), "w") as file:
             file.write("1234567")
-        os.rename(path("draft"), path("final"))  # leaks: test_rename[leaves], segment 7
+        os.rename(path("draft"), path("final"))  # leaks: test_rename[leaves], file 7
         if not leaves:
             os.unlink(path("final"))
 
@@ -301,12 +303,11 @@ def test_a_pool_that_leaks_is_ended_whole_and_does_not_keep_the_run_from_ending(
     judged = judge(
         BOTH
         + """
-    POOLS = []
 
     def test_pool(leaves):  # leaks: test_pool[leaves], process
         pool = multiprocessing.get_context("fork").Pool(1)
         assert pool.apply(abs, (-1,)) == 1
-        POOLS.append(pool)
+        sys.kept = pool  # no global of a module that is searched leads to it
         if not leaves:
             pool.terminate()
             pool.join()
@@ -316,3 +317,90 @@ def test_a_pool_that_leaks_is_ended_whole_and_does_not_keep_the_run_from_ending(
 
     judged.confirm()
     assert [leak["fate"] for leak in judged.ours] == ["ended (with its multiprocessing.Pool)"]
+
+
+@pytest.mark.parametrize("depth", [2, 24, 60, 700])
+@pytest.mark.parametrize("by", ["test", "fixture"])
+def test_the_frame_of_the_test_is_in_the_report_however_deep_the_stack(judge: Judge, depth: int, by: str) -> None:
+    judged = judge(
+        f"""
+        import pluggy, pytest
+        from multiprocessing.shared_memory import SharedMemory
+
+        spec, impl = pluggy.HookspecMarker("own"), pluggy.HookimplMarker("own")
+
+        class Spec:
+            @spec
+            def make(self):
+                pass
+
+        class Plugin:
+            @impl
+            def make(self):
+                SharedMemory(create=True, size=10).close()
+
+        def deep(left):
+            if left:
+                return deep(left - 1)
+            manager = pluggy.PluginManager("own")
+            manager.add_hookspecs(Spec)
+            manager.register(Plugin())
+            manager.hook.make()
+
+        @pytest.fixture
+        def fixture():
+            if {by == "fixture"}:
+                deep({depth})
+
+        def test_it(fixture):
+            if {by == "test"}:
+                deep({depth})
+        """
+    )
+
+    line = next(line for line in judged.output.splitlines() if line.strip().startswith("called from"))
+    assert line.endswith(f" in {'fixture' if by == 'fixture' else 'test_it'}"), line
+    assert (" between" in line) == (depth > 2)
+
+
+OPENS = "import sys; open(sys.argv[1], 'w').close()"
+FILES_AND_SEGMENTS = {
+    "touch": ("subprocess.run(['touch', PATH], check=True)", "file"),
+    "shell": ("subprocess.run(['sh', '-c', 'echo > ' + PATH], check=True)", "file"),
+    "no-site": (f'subprocess.run([sys.executable, "-S", "-c", "{OPENS}", PATH], check=True)', "file"),
+    "isolated": (f'subprocess.run([sys.executable, "-I", "-c", "{OPENS}", PATH], check=True)', "file"),
+    "fork-and-exec": ("os.fork() or os.execvp('touch', ['touch', PATH]); os.wait()", "file"),
+    "link": ("open(PATH + '-', 'w').close(); os.link(PATH + '-', PATH); os.unlink(PATH + '-')", "file"),
+    "rename": ("open(PATH + '-', 'w').close(); os.rename(PATH + '-', PATH)", "file"),
+    "open": ("open(PATH, 'w').close()", "file"),
+    "fifo": ("os.mkfifo(PATH)", "file"),
+    "segment": ("SharedMemory(name=NAME, create=True, size=10).close()", "segment"),
+    "C-code": ("ctypes.CDLL(None).shm_open(NAME.encode(), os.O_CREAT | os.O_RDWR, 0o600)", "segment"),
+    "renamed-segment": (
+        "SharedMemory(name=NAME + '-', create=True, size=10).close(); os.rename(PATH + '-', PATH)",
+        "segment",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", FILES_AND_SEGMENTS)
+def test_a_file_is_called_a_file_and_a_segment_a_segment(judge: Judge, way: str) -> None:
+    code, kind = FILES_AND_SEGMENTS[way]
+    name = f"kind-{os.getpid()}-{way}"
+    judged = judge(
+        f"""
+        import ctypes, os, subprocess, sys
+        from multiprocessing.shared_memory import SharedMemory
+
+        NAME = "{name}"
+        PATH = "/dev/shm/{name}"
+
+        def test_it():
+            {code}
+        """
+    )
+
+    found = [leak["kind"] for leak in judged.leaks if leak["name"] == name]
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"/dev/shm/{name}")
+    assert found == [kind], judged.output

@@ -30,6 +30,7 @@ from pytest_shmstate.leak import (
     Leak,
     Owner,
 )
+from pytest_shmstate.recorder import LEFT_OUT
 from pytest_shmstate.report import MOST_BLOCKS, blocks, counted, describe, failure_text, headline, owned_by, size_text
 
 SOURCE = """\
@@ -193,12 +194,38 @@ def test_plumbing_is_left_out_of_the_stack_and_libraries_are_not(source: str) ->
     assert told(shown, "called from") == "conftest.py:5 in pool"
 
 
-def test_of_many_callers_the_nearest_are_told(source: str) -> None:
-    frames = tuple(Frame(source, line, "f") for line in range(1, 6))
+@pytest.mark.parametrize(
+    ("depth", "between"), [(5, ""), (6, ", 1 frame between"), (40, ", 35 frames between")], ids=str
+)
+def test_of_many_callers_the_nearest_are_told_and_the_outermost(source: str, depth: int, between: str) -> None:
+    frames = tuple(Frame(source, line, "f") for line in range(1, depth + 1))
 
     shown = leak(stack=frames, where=frames[-1])
 
-    assert told(shown, "called from") == "conftest.py:4 in f, conftest.py:3 in f, conftest.py:2 in f"
+    nearest = ", ".join(f"conftest.py:{depth - back} in f" for back in (1, 2, 3))
+    assert told(shown, "called from") == f"{nearest}{between}, conftest.py:1 in f"
+
+
+@pytest.mark.parametrize(
+    ("owner", "line"),
+    [
+        (Owner("test", "t.py::TestA::test_a[x::y]", file="/x/t.py", line=3), 4),
+        (Owner("fixture", "pool", file="/x/t.py", line=8), 9),
+        (Owner("fixture", "renamed", file="/x/t.py", line=1), 4),
+        (Owner("test", "other.py::test_b", file="/x/other.py", line=3), 1),
+    ],
+    ids=["test", "fixture", "another name", "another file"],
+)
+def test_the_frame_of_the_test_or_fixture_is_always_told(owner: Owner, line: int) -> None:
+    deep = [Frame("/x/lib.py", number, "deeper") for number in range(100, 150)]
+    own = [Frame("/x/t.py", 4, "test_a"), Frame("/x/lib.py", 50, "helper"), Frame("/x/t.py", 9, "pool")]
+    frames = (Frame("/x/wrapper.py", 1, "wrapped"), *own, Frame(LEFT_OUT, 1000, ""), *deep)
+
+    callers = told(leak(stack=frames, where=frames[-1], owner=owner), "called from")
+
+    file = "wrapper" if line == 1 else "t"
+    assert callers is not None
+    assert re.search(rf"148 in deeper, .*, 1,0\d\d frames between, \S*x/{file}.py:{line} in \w+$", callers)
 
 
 def test_of_a_recursion_the_innermost_call_is_meant(source: str) -> None:
