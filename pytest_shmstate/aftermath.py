@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from pytest_shmstate import census, recorder
-from pytest_shmstate.attribution import Found, inode_of, kind_of
+from pytest_shmstate.attribution import Found, inode_of, kind_of, tell_start
 from pytest_shmstate.known import is_process_wide, is_service
 from pytest_shmstate.leak import PROCESS, SYSV, UNATTRIBUTED, Frame, Owner
 from pytest_shmstate.ledger import Begun, Ledger
@@ -117,7 +117,9 @@ class Aftermath:
                 span = self._past.span_at(*whose)
                 command = census.command_of(begun.pid)
                 evidence = "its own ledger" if known else f"its environment: started by pid {begun.parent}"
-                found.append(Found(PROCESS, command, begun.start, span, evidence, begun.pid))
+                one = Found(PROCESS, command, begun.start, span, evidence, begun.pid)
+                tell_start(one, self._ledger)
+                found.append(one)
         return found
 
     def _running(self) -> Iterator[Begun]:

@@ -50,6 +50,8 @@ class Found:
     stack: Tuple[Frame, ...] = ()
     #: How a record says that it was made; empty without one.
     how: str = ""
+    #: What a process is called whose command line does not tell it from others.
+    title: str = ""
 
     def there(self) -> bool:
         """Whether it still is."""
@@ -115,7 +117,13 @@ class Attribution:
         if self.serves(pid):
             self.services.add(pid)
             return None
-        return Found(PROCESS, command, itself.start, whose or span, "the kernel: it is a child, and runs", pid)
+        found = Found(PROCESS, command, itself.start, whose or span, "the kernel: it is a child, and runs", pid)
+        self.see_start(found)
+        return found
+
+    def see_start(self, found: Found) -> None:
+        """Adds where a process was started; a fork, which has the command line of its parent, is called by that."""
+        tell_start(found, self._ledger)
 
     def give(self, found: Found, span: Span) -> None:
         """A process, and with it all that it makes, is another span's than the one that it was started in."""
@@ -132,7 +140,10 @@ class Attribution:
 
     def serves(self, pid: int) -> bool:
         """Whether the process is one of those that serve a whole interpreter. What a fork server forks is not."""
-        return bool(is_service(census.command_of(pid))) and not _is_fork(self._ledger.process(pid))
+        itself = census.process(pid)
+        # What a fork server forks has the server's command line, and may not have written yet that it is a fork.
+        parent = census.command_of(itself.parent) if itself is not None else ""
+        return bool(is_service(census.command_of(pid), parent)) and not _is_fork(self._ledger.process(pid))
 
     def outlived_its_process(self, pid: int) -> bool:
         """Whether the process is a service of an interpreter that has ended: it will clean up, and end."""
@@ -244,6 +255,24 @@ class Attribution:
         begun = self._ledger.process(pid, at)
         command = census.shortened(begun.command) if begun else ""
         return f"a {'fork' if _is_fork(begun) else 'child'} of pid {begun.parent}: {command}" if begun else "a child"
+
+
+def tell_start(found: Found, ledger: Ledger) -> None:
+    """Adds to a process where it was started, and to a fork a title, since its command line is its parent's."""
+    itself = census.process(found.pid)
+    begun = ledger.process(found.pid)
+    if itself is None or itself.start != found.mark:
+        return
+    start = ledger.start_of(found.pid, census.born_at(itself), found.name)
+    if start is not None:
+        found.stack = start.stack
+    is_fork = _is_fork(begun) or (begun is None and census.command_of(itself.parent) == found.name)
+    if is_fork or (start is not None and start.title):
+        parent = begun.parent if begun is not None else itself.parent
+        found.title = (start.title if start is not None else "") or f"fork of pid {parent}"
+        own = [frame for frame in found.stack if frame.function != "_spawn" and not frame.file.startswith("<")]
+        if own and not (start is not None and start.title):
+            found.title = f"fork in {own[-1].function} ({os.path.basename(own[-1].file)}:{own[-1].line})"
 
 
 def _is_fork(begun: Optional[Begun]) -> bool:

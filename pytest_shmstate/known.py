@@ -30,6 +30,7 @@ _NO_PREFIXES = {*KINDS, "shm", "sem", "name"} - {*_PREFIXED}
 
 #: Where what is random begins, in names that others make up.
 _RANDOM_TAIL = re.compile(r"(psm_|wnsm_|sem\.mp-|sem\.loky-|pym-|torch_|tmp(?=\w{8}$)).+", re.DOTALL)
+_UUID = re.compile(r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}")
 _HAS_DIGIT = re.compile(r"[^\W_]*\d[^\W_]*")
 #: A blank before the mark, as in most such files: a name may hold a # of its own.
 _REASON = re.compile(r"(^|\s)#")
@@ -68,6 +69,32 @@ def make_suppression(pattern: str, reason: str, source: str) -> Suppression:
         right = pattern.rsplit("/", 1)[1] or "GLOB"
         raise ValueError(f"{source}: {pattern!r} is a path: write the name as `ls /dev/shm` shows it, `{right}`")
     return Suppression(f"{kind}:{glob.strip()}" if kind in _PREFIXED else pattern, reason, source)
+
+
+def _own_command() -> List[str]:
+    try:
+        with open("/proc/self/cmdline", "rb") as file:
+            return [file.read().rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")]
+    except OSError:
+        return []
+
+
+#: Command lines that a proposed pattern must not fit: forks of a run have them too.
+RUNS = tuple(
+    f"{python} {arguments}"
+    for python in ("python", "python3", "/usr/bin/python3.11", "/opt/venv/bin/python3", "/usr/local/bin/python")
+    for arguments in (
+        "-m pytest",
+        "-m pytest tests",
+        "-m pytest -n 2 tests/test_it.py",
+        "/opt/venv/bin/pytest tests",
+        "-u -c import sys;exec(eval(sys.stdin.readline()))",
+        "-c from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7) --multiprocessing-fork",
+        "app.py",
+        "-c pass",
+    )
+)
+_OWN_COMMAND = _own_command()
 
 
 class Suppressions:
@@ -121,21 +148,41 @@ def _fits(pattern: str, kind: str, text: str) -> bool:
 
 
 def fitting_glob(leak: Leak) -> str:
-    """A pattern for ``allow`` and ``shmstate_ignore`` that fits this leak, and the next one like it."""
+    """Finds a pattern for ``allow`` and ``shmstate_ignore`` that fits this leak, and the next one like it."""
     if leak.kind == SYSV:
         # An id is another in the next run, a key is the same; 0 is the key of all that are private.
         keys = re.findall(r"\b0x(?=0*[1-9a-f])[0-9a-f]+", " ".join(leak.notes), re.IGNORECASE)
         return f"sysv:{keys[0] if keys else _writable(escape(leak.name))}"
-    random = _RANDOM_TAIL.fullmatch(leak.name)
     if leak.kind == PROCESS:
         shown = re.sub(r"(\.\.\.|…)$", "", leak.name)
         glob = re.sub(r"\S*\d\S*", "*", escape(shown)) + "*" * (shown != leak.name)
-        return "process:" + re.sub(r"\*( ?\*)+", "*", _writable(glob))
+        glob = re.sub(r"\*( ?\*)+", "*", _writable(glob))
+        if not is_safe(f"process:{glob}", PROCESS):  # of `python3 app2.py` nothing would be left
+            glob = _writable(re.sub(r"\d+", "*", escape(shown)) + "*" * (shown != leak.name))
+        return f"process:{glob}"
+    random = _RANDOM_TAIL.fullmatch(leak.name)
     if random:
         return f"{random[1]}*"
-    glob = _HAS_DIGIT.sub("*", escape(leak.name))
+    glob = _HAS_DIGIT.sub("*", _UUID.sub("*", escape(leak.name)))
     # Something must be left: `*` would fit everybody's, and `sem.*` every semaphore.
     return _writable(glob if re.search(r"[^\W_]{3}", re.sub(r"^sem\.", "", glob)) else escape(leak.name))
+
+
+def is_safe(pattern: str, kind: str, name: str = "") -> bool:
+    """Tells whether a pattern says what it is meant for: it fits no run of pytest, no plain Python, no random name.
+
+    ``name``: what it was made from.
+    """
+    glob = pattern.partition(":")[2] if kind == PROCESS else pattern
+    if kind == PROCESS:
+        commands = [*RUNS, *_OWN_COMMAND]
+        return not any(fnmatchcase(command, glob) for command in commands)
+    if kind == SYSV:
+        return "0x" in pattern
+    if glob != escape(name):
+        return True
+    bare = re.sub(r"^sem\.", "", name)
+    return not (_UUID.search(bare) or (re.search(r"\d", bare) and not re.search(r"[^\W\d_]{3}", bare)))
 
 
 def _writable(glob: str) -> str:

@@ -18,6 +18,8 @@ from pytest_shmstate.leak import Frame
 
 #: Nanoseconds between the record, which comes right before the call, and the entry.
 LATEST_BIRTH = 500_000_000
+#: Nanoseconds by which a birth may seem to come before the record of the start: clock ticks are coarse.
+LATEST_START = 20_000_000
 FOLDER_PREFIX = "pytest-shmstate-"
 #: The file that keeps the boot id. After a reboot pids, clocks and inodes of a ledger are those of other things.
 BOOT = "boot"
@@ -59,6 +61,13 @@ class Made(NamedTuple):
     thread: int = 0
     device: int = 0
     born_by: int = 0
+
+
+class Start(NamedTuple):
+    """Where a process was started: the stack there, and what a ``Process`` was to run, with its name."""
+
+    stack: Tuple[Frame, ...]
+    title: str = ""
 
 
 class Ledger:
@@ -134,6 +143,36 @@ class Ledger:
             if at is None or begun.at <= at or found is None:
                 found = begun
         return found
+
+    def start_of(self, pid: int, born: int, command: str) -> Optional[Start]:
+        """Finds where a process was started: of a fork it says so itself, of others their parent does.
+
+        ``born``: CLOCK_MONOTONIC in nanoseconds, as exact as clock ticks.
+        """
+        begun = self.process(pid)
+        if begun is not None and begun.how == "fork":
+            for at, maker, (frames, title) in reversed(self.others.get("forked", [])):
+                if maker == pid and at >= begun.at:
+                    # A fork server's own frames say nothing.
+                    server = any(frame[0].endswith("forkserver.py") for frame in frames)
+                    return self._launched(pid, born) if server else Start(_frames(frames), title)
+        parents = self.lineage(pid)[1:2]
+        starts = [
+            rest for at, maker, rest in self.others.get("starts", ()) if maker in parents and at <= born + LATEST_START
+        ]
+        same = [rest for rest in starts if rest[0] == "exec" and rest[1] and command.startswith(rest[1])]
+        same = same or [rest for rest in starts if rest[0] == "launch" and "spawn_main" in command]
+        return Start(_frames(same[-1][2]), same[-1][3]) if same else None
+
+    def _launched(self, pid: int, born: int) -> Optional[Start]:
+        """Finds the last start by a process above that had the fork server do it."""
+        above = self.lineage(pid)[2:3]
+        starts = [
+            rest
+            for at, maker, rest in self.others.get("starts", ())
+            if maker in above and rest[0] == "launch" and at <= born + LATEST_START
+        ]
+        return Start(_frames(starts[-1][2]), starts[-1][3]) if starts else None
 
     def maker(self, name: str, inode: int) -> Optional[Made]:
         """The last record of an entry being made that can be this one."""
@@ -233,6 +272,10 @@ def is_born_in_time(made: Made) -> bool:
     """Whether what has the name now is no younger than what was made; true if that is not known."""
     birth = census.birth_of(made.name) if made.born_by else None
     return birth is None or birth <= made.born_by
+
+
+def _frames(plain: Sequence[Sequence[Any]]) -> Tuple[Frame, ...]:
+    return tuple(Frame(*frame) for frame in plain)
 
 
 def _told_at(line: bytes) -> int:

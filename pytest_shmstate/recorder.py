@@ -13,6 +13,8 @@ A ledger is a folder with one file a process, ``PID.STARTTICKS``: a line a recor
 appended in one write. No file is kept open, since test suites count descriptors.
 
     ("begin", t, pid, start, parent, how, command)     this process runs; ``parent`` is the nearest that keeps a ledger
+    ("forked", t, pid, frames, title)                  it is a fork, made there; what a Process was to run
+    ("starts", t, pid, how, command, frames, title)    it starts another program: the next child that comes
     ("made", t, pid, how, name, inode, frames, thread, device, born_by)
                                                        it made that entry; inode 0: not known yet; ``born_by``: a
                                                        later birth, in ns of the file system, is another's; 0: not known
@@ -29,6 +31,7 @@ from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # as in `typing`, which takes longer to import than all the rest
+    import types
     from typing import Callable
 
 #: Folders of the ledgers that this process and its children keep, joined like a PATH: a run of pytest inside a test of
@@ -154,6 +157,8 @@ def _forked() -> None:
         _busy.add(me)
         try:
             _begin(_pid, "fork", _folders)
+            # The frames are those of the parent, at the line that forked.
+            _write(("forked", _now(), _pid, _stack(), _title()), _folders)
         finally:
             _busy.discard(me)
 
@@ -257,13 +262,57 @@ def _stack() -> tuple[tuple[str, int, str], ...]:
     return tuple(reversed(inner + outer))
 
 
+def _title() -> str:
+    """What the nearest ``Process`` on the stack is to run, and its name; empty if there is none."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in ("start", "_launch"):
+            process = frame.f_locals.get("process_obj") or frame.f_locals.get("self")
+            name = getattr(process, "_name", None)
+            if isinstance(name, str) and hasattr(process, "_target"):
+                return _called(process, name)
+        frame = frame.f_back
+    return ""
+
+
+def _called(process: object, name: str) -> str:
+    target = getattr(process, "_target", None) or getattr(process, "run", None)
+    target = getattr(target, "func", target)
+    module, function = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+    what = str(module) + "." + str(function) if module and function else type(target).__qualname__
+    return what + " (" + name + ")"
+
+
 def _tell(record: tuple[object, ...]) -> None:
     for records in _listeners:
         records.append(record)
     _write(record, _folders)
 
 
+def _on_start(how: str, command: str) -> None:
+    _tell(("starts", _now(), _pid, how, command, _stack(), _title()))
+
+
+def _on_popen(_executable: object, args: object, *_rest: object) -> None:
+    words = args if isinstance(args, (list, tuple)) else [args]
+    _on_start("exec", " ".join(_fsdecode(word) for word in words)[:300])
+
+
+def _on_posix_spawn(_path: object, args: object, *_rest: object) -> None:
+    _on_popen(_path, args)
+
+
+def _on_launch() -> None:
+    """Multiprocessing raises no event for a start; but it opens the pipe to the child by its descriptor."""
+    caller = sys._getframe(3)
+    if caller.f_code.co_name == "_launch" and "process_obj" in caller.f_locals:
+        _on_start("launch", "")
+
+
 def _on_open(path: str | int, _mode: object, flags: object) -> None:
+    if type(path) is int:
+        _on_launch()
+        return
     if isinstance(flags, int) and flags & os.O_CREAT and not isinstance(path, int):
         name = _entry(path)
         if name is not None and not _exists(path):
@@ -394,6 +443,8 @@ _HANDLERS: dict[str, Callable[..., None]] = {
     "socket.bind": _on_bind,
     "sqlite3.connect": _on_sqlite,
     "import": _on_import,
+    "subprocess.Popen": _on_popen,
+    "os.posix_spawn": _on_posix_spawn,
 }
 
 # A process that the shim has made keep the ledger has this module already, under a name that is not the package's: who

@@ -11,7 +11,7 @@ import os
 import re
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from pytest_shmstate.known import fitting_glob
+from pytest_shmstate.known import fitting_glob, is_safe
 from pytest_shmstate.leak import (
     DIRECTORY,
     FILE,
@@ -278,6 +278,11 @@ def _fix(leak: Leak) -> str:
 def _allowance(leak: Leak) -> str:
     glob = fitting_glob(leak)
     owner = leak.owner
+    if not is_safe(glob, leak.kind, leak.name):
+        others = (
+            "every fork and every run of pytest" if leak.kind == PROCESS else "this one alone, as its name is random"
+        )
+        return f"give it a name of its own first: a pattern would allow {others}"
     # A marker reaches what belongs to its test; what is wider is due when another test ends, or none.
     if owner.what == "test" or (owner.what == "fixture" and owner.scope in ("", "function")):
         return f'@pytest.mark.shmstate(allow=[{json.dumps(glob, ensure_ascii=False)}], reason="...")'

@@ -65,7 +65,8 @@ def _leak(found: Found, sizes: Dict[str, Tuple[int, int]], held: Dict[str, List[
             holders = (Holder(segment.creator, f"{segment.attached} attached", "attached"),) if segment.attached else ()
             notes = (f"key 0x{segment.key:08x}",) if segment.key else ()
     if found.kind == PROCESS:
-        name = census.shortened(found.name)
+        name = found.title or census.shortened(found.name)
+        notes = (f"its command line: {census.shortened(found.name)}",) if found.title else ()
     span = found.span
     return Leak(
         kind=found.kind,

@@ -118,7 +118,12 @@ class Watch:
         # Processes first: who keeps one keeps what it made.
         due = [found for found in due if found.kind != PROCESS or not self._is_kept(found)]
         due = [found for found in due if found.kind == PROCESS or not self._is_kept(found)]
-        return self._wait(due)
+        due = self._wait(due)
+        for found in due:
+            if found.kind == PROCESS:
+                # It may have told of its start only after it was seen first.
+                self._attribution.see_start(found)
+        return due
 
     # What is new.
 
