@@ -121,7 +121,7 @@ class Watch:
         due = self._wait(due)
         for found in due:
             if found.kind == PROCESS:
-                # It may have told of its start only after it was seen first.
+                # It may have recorded its start only after it was seen first.
                 self._attribution.see_start(found)
         return due
 
