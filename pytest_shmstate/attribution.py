@@ -140,10 +140,14 @@ class Attribution:
 
     def serves(self, pid: int) -> bool:
         """Whether the process is one of those that serve a whole interpreter. What a fork server forks is not."""
+        return bool(is_service(census.command_of(pid), self._server_of(pid))) and not _is_fork(
+            self._ledger.process(pid)
+        )
+
+    def _server_of(self, pid: int) -> str:
+        """The command line of its parent, if that is a service: what that forks may not have recorded its fork yet."""
         itself = census.process(pid)
-        # What a fork server forks has the server's command line, and may not have written yet that it is a fork.
-        parent = census.command_of(itself.parent) if itself is not None else ""
-        return bool(is_service(census.command_of(pid), parent)) and not _is_fork(self._ledger.process(pid))
+        return census.command_of(itself.parent) if itself is not None and itself.parent in self.services else ""
 
     def outlived_its_process(self, pid: int) -> bool:
         """Whether the process is a service of an interpreter that has ended: it will clean up, and end."""

@@ -117,8 +117,8 @@ def test_what_a_test_leaves_itself_is_named_whatever_its_kind(judge: Judge, how:
         if not leaves:
             libc.shmctl(shmid, 0, None)
 
-    def test_process(leaves):  # leaks: test_process[leaves], process
-        process = subprocess.Popen(["sleep", "100"])
+    def test_process(leaves):
+        process = subprocess.Popen(["sleep", "100"])  # leaks: test_process[leaves], process
         if not leaves:
             process.terminate()
             process.wait()
@@ -211,10 +211,10 @@ test_child[leaves-spawn], segment 4002; test_child[leaves-forkserver], segment 4
         at_work.send(1)
         signal.pause()
 
-    def test_process(leaves):  # leaks: test_process[leaves], process
+    def test_process(leaves):
         ready, at_work = multiprocessing.Pipe(False)
         process = multiprocessing.Process(target=stubborn, args=(at_work,), daemon=True)
-        process.start()
+        process.start()  # leaks: test_process[leaves], process
         ready.recv()
         if not leaves:
             process.kill()
@@ -304,8 +304,8 @@ def test_a_pool_that_leaks_is_ended_whole_and_does_not_keep_the_run_from_ending(
         BOTH
         + """
 
-    def test_pool(leaves):  # leaks: test_pool[leaves], process
-        pool = multiprocessing.get_context("fork").Pool(1)
+    def test_pool(leaves):
+        pool = multiprocessing.get_context("fork").Pool(1)  # leaks: test_pool[leaves], process
         assert pool.apply(abs, (-1,)) == 1
         sys.kept = pool  # no global of a module that is searched leads to it
         if not leaves:

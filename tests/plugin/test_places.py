@@ -62,8 +62,8 @@ LEAVING = {"test_leaves", "test_child[fork]", "test_child[spawn]", "test_program
 PROCESSES = """
     import subprocess, time
 
-    def test_leaves():  # leaks: test_leaves, process
-        subprocess.Popen(["sleep", "100"])
+    def test_leaves():
+        subprocess.Popen(["sleep", "100"])  # leaks: test_leaves, process
 
     def test_cleans():
         subprocess.run(["sleep", "0"])
