@@ -57,7 +57,7 @@ class Run:
         outer = [folder for folder in _split(os.environ.get(recorder.LEDGERS)) if folder != self.folder]
         ledgers = [self.folder] if self._alone else [self.folder, *outer]
         recorder.keep(tuple(ledgers))
-        path = [entry for entry in _split(os.environ.get(PYTHONPATH)) if entry != recorder.SHIM]
+        path = [entry for entry in _entries(os.environ.get(PYTHONPATH)) if entry != recorder.SHIM]
         os.environ[recorder.LEDGERS] = os.pathsep.join(ledgers)
         os.environ[recorder.PARENT] = str(os.getpid())
         os.environ[PYTHONPATH] = os.pathsep.join([recorder.SHIM, *path])
@@ -121,6 +121,11 @@ class Run:
 
 def _split(path: Optional[str]) -> List[str]:
     return [entry for entry in (path or "").split(os.pathsep) if entry]
+
+
+def _entries(path: Optional[str]) -> List[str]:
+    """Split a PYTHONPATH. An empty entry is the current directory; an empty PYTHONPATH is as good as none."""
+    return path.split(os.pathsep) if path else []
 
 
 def uses_as_json(uses: Iterable[Use]) -> List[Any]:

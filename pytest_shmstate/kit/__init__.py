@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
     from pytest_shmstate.kit.stress.stress import stress as run_stress
 
+#: What the extra ``kit`` installs.
+EXTRA = ("greenlet", "hypothesis", "psutil")
 #: Imported when first asked for: an engine needs libraries that the others do without.
 _HOMES = {
     "Adapter": ("seams.adapter", "Adapter"),
@@ -80,4 +82,14 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, its = _HOMES[name]
-    return getattr(import_module(f"{__name__}.{module}"), its)
+    try:
+        return getattr(import_module(f"{__name__}.{module}"), its)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        raise ModuleNotFoundError(missing(error.name), name=error.name) from error
+
+
+def missing(library: str) -> str:
+    """Say which library is missing, and what installs it."""
+    return f"the kit needs {library}, which is not installed: pip install 'shmstate[kit]'"

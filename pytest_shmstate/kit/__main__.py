@@ -9,14 +9,22 @@ import sys
 from inspect import isabstract
 from typing import Any, List, Optional
 
-from pytest_shmstate.kit import again, checkup
-from pytest_shmstate.kit.checkup import ENGINES
-from pytest_shmstate.kit.exploring import explored
-from pytest_shmstate.kit.oracle.verdict import OK, VIOLATED
-from pytest_shmstate.kit.power import power
-from pytest_shmstate.kit.seams.adapter import Adapter
-from pytest_shmstate.kit.stepping.nursery import StepperFailed
-from pytest_shmstate.kit.stepping.schedules import Diverged
+from pytest_shmstate.kit import EXTRA, missing
+
+try:
+    from pytest_shmstate.kit import again, checkup
+    from pytest_shmstate.kit.checkup import ENGINES
+    from pytest_shmstate.kit.exploring import explored
+    from pytest_shmstate.kit.oracle.verdict import OK, VIOLATED
+    from pytest_shmstate.kit.power import power
+    from pytest_shmstate.kit.seams.adapter import Adapter
+    from pytest_shmstate.kit.stepping.nursery import StepperFailed
+    from pytest_shmstate.kit.stepping.schedules import Diverged
+except ModuleNotFoundError as _error:
+    if _error.name not in EXTRA:
+        raise
+    print(missing(_error.name), file=sys.stderr)
+    sys.exit(3)
 
 #: Exit statuses: of what was judged, and of a command that cannot be done.
 _STATUS = {OK: 0, VIOLATED: 1}

@@ -15,7 +15,7 @@ import tempfile
 import time
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import pytest
 
@@ -312,6 +312,42 @@ def test_children_see_the_path_and_the_sitecustomize_that_they_would_have_seen(r
     environment["PYTHONPATH"] = str(tmp_path)
     assert with_ledger == subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
     assert run.folder
+
+
+PRINTS_PATH = "import os, sys; print(sys.path)"
+CHILD_OF_CHILD = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {PRINTS_PATH!r}]))"
+
+
+@pytest.mark.parametrize("program", [PRINTS_PATH, CHILD_OF_CHILD], ids=["child", "child of a child"])
+@pytest.mark.parametrize("flags", [{}, {"PYTHONSAFEPATH": "1"}], ids=["", "safe path"])
+@pytest.mark.parametrize("path", [None, "", ":", ":/opt/x", "/opt/x:", "/opt/a::/opt/b", ".", "/opt/x"])
+def test_each_element_of_pythonpath_reaches_children(
+    path: Optional[str], flags: Dict[str, str], program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen() -> str:
+        command = [sys.executable, "-c", program]
+        return subprocess.check_output(command, env={**os.environ, **flags}, cwd=str(tmp_path), text=True)
+
+    # The run that this test is in has put its own folder there.
+    if path is None:
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+    else:
+        monkeypatch.setenv("PYTHONPATH", path)
+    without = seen()
+
+    run = Run.begin()
+    try:
+        inner = Run.begin()
+        try:
+            twice = seen()
+        finally:
+            inner.close()
+        once = seen()
+    finally:
+        run.close()
+
+    assert (once, twice) == (without, without)
+    assert os.environ.get("PYTHONPATH") == path
 
 
 class TimeIsUp(OSError):
