@@ -81,6 +81,8 @@ class Wiring:
         self._gate: Optional[Gate] = None
         self._attendant: Optional[Attendant] = None
         self._distributes = workerinput is None and config.getoption("dist", "no") != "no"
+        self._begun = ""
+        self._unseen = 0
         self._part: Optional[Part] = None
         self._said: Tuple[str, ...] = ()
         if workerinput is None:
@@ -142,6 +144,8 @@ class Wiring:
             self._attendant.end_session()
             self._attendant.hand_over()
             self._attendant = None
+        if self._unseen:
+            self._run.tell(self._worker, "unseen", self._unseen)
         if self._part is not None:
             output = getattr(session.config, "workeroutput", {})
             output[messages.FROM_WORKER] = self._part.finish()
@@ -182,6 +186,7 @@ class Wiring:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapper:
         """A test begins; one that is run again begins again."""
+        self._begun = item.nodeid
         if self.attendant is not None:
             self.attendant.begin_test(item)
         try:
@@ -189,6 +194,11 @@ class Wiring:
         except BaseException as error:
             self._see(error, item, "setup")
             raise
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        """Count a test that ended here and did not begin here: another process ran it, as pytest-forked does."""
+        if nodeid != self._begun and self.attendant is not None:
+            self._unseen += 1
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Wrapper:

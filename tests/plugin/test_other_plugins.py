@@ -295,3 +295,27 @@ def test_unittest_classes_answer_for_what_their_steps_leave(judge: Judge) -> Non
     )
 
     judged.confirm()
+
+
+@pytest.mark.parametrize("mode, status", [("error", 1), ("warn", 0), ("off", 0)])
+def test_tests_that_other_processes_run_are_not_passed_over_in_silence(judge: Judge, mode: str, status: int) -> None:
+    needs("pytest_forked")
+
+    judged = judge(
+        "def test_one(): pass\n\ndef test_two(): pass\n",
+        "--forked",
+        f"--shmstate-leaks={mode}",
+        plugins=["pytest_shmstate", "pytest_forked"],
+    )
+
+    assert judged.status == status, judged.output
+    assert ("2 tests ran in processes that the detector does not see" in judged.output) == (mode != "off")
+
+
+def test_tests_that_run_here_are_seen_beside_pytest_forked(judge: Judge) -> None:
+    needs("pytest_forked")
+
+    judged = judge("def test_one(): pass\n", plugins=["pytest_shmstate", "pytest_forked"])
+
+    assert judged.status == 0, judged.output
+    assert "does not see" not in judged.output
