@@ -33,7 +33,6 @@ class Gate:
         self.hosts = Hosts(run, settings)
         self.summary: Optional[Summary] = None
         self._mistake = ""
-        self._unseen = 0
         self._told = False
 
     def header(self) -> str:
@@ -55,9 +54,9 @@ class Gate:
         suppressions = Suppressions(self._settings.ignore)
         suppressions.merge([*here.uses, *others.uses])
         is_known = not any(host.untold for host in others.hosts) or self._settings.leaks != "error"
-        if self._settings.leaks != "off":
-            self._unseen = sum(content for _, word, content in self._run.told() if word == "unseen")
-        is_known = is_known and not (self._unseen and self._settings.leaks == "error")
+        unseen = sum(content for _, word, content in self._run.told() if word == "unseen")
+        unseen = unseen if self._settings.leaks != "off" else 0
+        is_known = is_known and not (unseen and self._settings.leaks == "error")
         good = is_known and not any(map(fails, leaks))
         status = FAILED if not good and exitstatus == PASSED else exitstatus
         self.summary = Summary(
@@ -71,6 +70,7 @@ class Gate:
             hosts=others.hosts,
             exit_status_changed=status != exitstatus,
             run=os.path.basename(self._run.folder),
+            tests_unseen=unseen,
         )
         return self._written(self.summary, status)
 
@@ -95,8 +95,6 @@ class Gate:
         terminal.write_sep("=", "shared memory")
         for text, markup in section(summary):
             terminal.write_line(text, **markup)
-        if self._unseen:
-            terminal.write_line(unseen(self._unseen), red=True)
         if self._mistake:
             terminal.write_line(self._mistake, red=True)
         if os.environ.get("GITHUB_ACTIONS"):
@@ -107,8 +105,6 @@ class Gate:
         """Say what has to be said though there was no summary (``--no-summary``, ``-p no:terminal``)."""
         if self._told or self.summary is None:
             return
-        if self._unseen:
-            print(unseen(self._unseen), file=sys.stderr)  # noqa: T201
         if self._mistake:
             print(self._mistake, file=sys.stderr)  # noqa: T201
         if os.environ.get("GITHUB_ACTIONS"):
@@ -118,15 +114,6 @@ class Gate:
 def fails(leak: Leak) -> bool:
     """Whether a run that passed otherwise fails for it."""
     return leak.mode == "error" and not leak.after_failure and leak.verdict not in (FOREIGN, INTERRUPTED)
-
-
-def unseen(count: int) -> str:
-    """Say how many tests the detector could not check, and what to do."""
-    tests = "1 test" if count == 1 else f"{count} tests"
-    return (
-        f"{tests} ran in processes that the detector does not see (pytest-forked does that), and are not checked: "
-        "run them in this process, or use --shmstate-leaks=warn"
-    )
 
 
 def to_annotate(leaks: Sequence[Leak]) -> List[Leak]:

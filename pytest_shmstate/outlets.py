@@ -91,6 +91,8 @@ class Summary:
     exit_status_changed: bool = False
     #: The id of the run.
     run: str = ""
+    #: Tests that other processes ran, without a hook of this one.
+    tests_unseen: int = 0
 
 
 def group_of(leak: Leak) -> str:
@@ -130,6 +132,9 @@ def section(summary: Summary) -> List[Line]:
         lines.append((f"{tests} checked ({mode})", {}))
         # Above a clean run it stands in the header already.
         lines += [(text, {"yellow": True}) for text in _blind_spots(summary)]
+    if summary.tests_unseen:
+        alarm = {"red": True, "bold": True} if summary.mode == "error" else {"yellow": True}
+        lines.append((_unseen(summary.tests_unseen), alarm))
     lines += _other_hosts(summary)
     if foreign:
         lines.append((f"{GROUPS['foreign']}: {counted(foreign)}", {}))
@@ -142,7 +147,16 @@ def section(summary: Summary) -> List[Line]:
 
 
 def _untold(summary: Summary) -> List[str]:
-    return [line for host in summary.hosts for line in host.untold]
+    unseen = [_unseen(summary.tests_unseen)] if summary.tests_unseen else []
+    return [*unseen, *(line for host in summary.hosts for line in host.untold)]
+
+
+def _unseen(count: int) -> str:
+    tests = "1 test" if count == 1 else f"{count} tests"
+    return (
+        f"{tests} ran in processes that the detector does not see (pytest-forked does that), and this run does not "
+        "know what they left: run them in pytest's own process, or use --shmstate-leaks=warn"
+    )
 
 
 def _other_hosts(summary: Summary) -> Iterator[Line]:
@@ -220,6 +234,7 @@ def as_document(summary: Summary) -> Dict[str, Any]:
         "mode": summary.mode,
         "mode_source": summary.mode_source,
         "tests_checked": summary.tests_checked,
+        "tests_unseen": summary.tests_unseen,
         "exit_status_changed": summary.exit_status_changed,
         "counts": {key: len(grouped(summary.leaks).get(key, ())) for key in GROUPS},
         "leaks": [{**leak.as_json(), "host": leak.host, "group": group_of(leak)} for leak in summary.leaks],

@@ -297,25 +297,47 @@ def test_unittest_classes_answer_for_what_their_steps_leave(judge: Judge) -> Non
     judged.confirm()
 
 
-@pytest.mark.parametrize("mode, status", [("error", 1), ("warn", 0), ("off", 0)])
-def test_tests_that_other_processes_run_are_not_passed_over_in_silence(judge: Judge, mode: str, status: int) -> None:
-    needs("pytest_forked")
+#: What pytest-forked does: a child runs the whole protocol of a test, and its parent reports what came of it.
+FORKING = """
+    import os
+    import pytest
+    from _pytest.runner import runtestprotocol
 
-    judged = judge(
-        "def test_one(): pass\n\ndef test_two(): pass\n",
-        "--forked",
-        f"--shmstate-leaks={mode}",
-        plugins=["pytest_shmstate", "pytest_forked"],
-    )
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(item):
+        if "forked" not in item.name:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        child = os.fork()
+        if child == 0:
+            reports = runtestprotocol(item, log=False)
+            os._exit(int(any(report.failed for report in reports)))
+        status = os.waitpid(child, 0)[1]
+        call = pytest.CallInfo.from_call(lambda: 1 // int(status == 0), "call")
+        item.ihook.pytest_runtest_logreport(report=pytest.TestReport.from_item_and_call(item, call))
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+"""
+
+
+@pytest.mark.parametrize(("mode", "status"), [("error", 1), ("warn", 0), ("off", 0)])
+@pytest.mark.parametrize("xdist", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_tests_that_other_processes_run_do_not_pass_in_silence(
+    judge: Judge, mode: str, status: int, xdist: Sequence[str]
+) -> None:
+    source = "def test_forked_1(): pass\ndef test_forked_2(): pass\ndef test_here(): pass\n"
+
+    judged = judge({"test_it.py": source, "conftest.py": FORKING}, f"--shmstate-leaks={mode}", *xdist)
 
     assert judged.status == status, judged.output
     assert ("2 tests ran in processes that the detector does not see" in judged.output) == (mode != "off")
+    assert ("fails for what is not known" in judged.output) == (mode == "error")
+    assert "3 passed" in judged.output
+    assert judged.report["tests_unseen"] == (0 if mode == "off" else 2)
 
 
-def test_tests_that_run_here_are_seen_beside_pytest_forked(judge: Judge) -> None:
-    needs("pytest_forked")
-
-    judged = judge("def test_one(): pass\n", plugins=["pytest_shmstate", "pytest_forked"])
+def test_tests_that_run_here_are_all_seen(judge: Judge) -> None:
+    judged = judge({"test_it.py": "def test_here(): pass\n", "conftest.py": FORKING})
 
     assert judged.status == 0, judged.output
     assert "does not see" not in judged.output
