@@ -208,6 +208,7 @@ def test_the_document_holds_all_that_the_summary_does() -> None:
         hosts=(Host("h1", ("gw0",), ("why",), ("that",), (("/proc", False, "hidden"),), 3),),
         exit_status_changed=True,
         run="r1",
+        tests_unseen=2,
     )
 
     document = as_document(full)
@@ -219,6 +220,7 @@ def test_the_document_holds_all_that_the_summary_does() -> None:
         "run": "r1",
         "mode": "error",
         "mode_source": "default",
+        "tests_unseen": 2,
         "tests_checked": 12,
         "exit_status_changed": True,
         "counts": dict.fromkeys(GROUPS, 1),
