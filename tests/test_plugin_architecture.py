@@ -50,6 +50,7 @@ ALONE = {"recorder", "shim", "whereabouts"}
 OUTSIDE = {"psutil", "pytest", "shmstate"}
 #: The correctness kit: its modules and sub-packages, and the modules of each of these. Imports go down each list, too.
 KIT = (
+    ("extra",),
     ("columns", "oracle", "seams"),
     ("exploring", "stepping", "stress"),
     ("again", "power"),

@@ -23,6 +23,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pytest_shmstate.kit.extra import EXTRA, missing
+
 if TYPE_CHECKING:
     from pytest_shmstate.kit.checkup import Broken, check
     from pytest_shmstate.kit.exploring.explorer import explore, hunt
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from pytest_shmstate.kit.stepping.stepper import Stepper, Violated
     from pytest_shmstate.kit.stress.stress import stress as run_stress
 
-#: What the extra ``kit`` installs.
-EXTRA = ("greenlet", "hypothesis", "psutil")
 #: Imported when first asked for: an engine needs libraries that the others do without.
 _HOMES = {
     "Adapter": ("seams.adapter", "Adapter"),
@@ -88,8 +88,3 @@ def __getattr__(name: str) -> Any:
         if error.name not in EXTRA:
             raise
         raise ModuleNotFoundError(missing(error.name), name=error.name) from error
-
-
-def missing(library: str) -> str:
-    """Say which library is missing, and what installs it."""
-    return f"the kit needs {library}, which is not installed: pip install 'shmstate[kit]'"

@@ -9,7 +9,7 @@ import sys
 from inspect import isabstract
 from typing import Any, List, Optional
 
-from pytest_shmstate.kit import EXTRA, missing
+from pytest_shmstate.kit.extra import EXTRA, missing
 
 try:
     from pytest_shmstate.kit import again, checkup
