@@ -5,7 +5,6 @@ The records of a process that was killed are all there: each was on disk before 
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ import tempfile
 import time
 from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from pytest_shmstate import census, whereabouts
+from pytest_shmstate import census, records, whereabouts
 from pytest_shmstate.leak import Frame
 
 #: Nanoseconds between the record, which comes right before the call, and the entry.
@@ -23,6 +22,8 @@ LATEST_START = 20_000_000
 FOLDER_PREFIX = "pytest-shmstate-"
 #: The file that keeps the boot id. After a reboot pids, clocks and inodes of a ledger are those of other things.
 BOOT = "boot"
+#: The file that keeps the format of the records.
+FORMAT_FILE = "format"
 #: A ledger's file: the pid and the start time of the process that writes it. Other files in the folder are not read.
 FILE = re.compile(r"(\d+)\.(\d+)")
 #: How lines begin that are of use only to who asks for the name in them.
@@ -93,6 +94,8 @@ class Ledger:
         #: Records of other kinds, by their first word: (t, pid, rest).
         self.others: Dict[str, List[Tuple[int, int, Tuple[Any, ...]]]] = {}
         self._turns: List[bytes] = []
+        #: How many records were passed over, since another version of the plugin wrote them.
+        self.unread = 0
 
     def refresh(self, only: Optional[Collection[str]] = None, since: int = 0) -> None:
         """Read what was written since the last time, and no more.
@@ -245,8 +248,11 @@ class Ledger:
 
     def _parse(self, line: bytes) -> None:
         try:
-            record = ast.literal_eval(os.fsdecode(line))
-        except (ValueError, SyntaxError):  # a line cut short by a full disk
+            record = records.parsed(line)
+        except records.NotUnderstood:
+            self.unread += 1
+            return
+        if record is None:
             return
         if record[0] != "begin":
             self.add(record)
@@ -293,6 +299,8 @@ def new_folder() -> str:
     folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}.{start}.{pid_namespace()}.")
     with open(os.path.join(folder, BOOT), "w", encoding="ascii") as file:
         file.write(whereabouts.boot_id() or "")
+    with open(os.path.join(folder, FORMAT_FILE), "w", encoding="ascii") as file:
+        file.write(str(records.FORMAT))
     return folder
 
 
@@ -335,6 +343,15 @@ def is_of_another_boot(folder: str) -> bool:
         return False
     now = whereabouts.boot_id()
     return bool(then and now and then != now)
+
+
+def is_of_another_format(folder: str) -> bool:
+    """Whether another version of the plugin wrote the ledger, in a form that this one does not read."""
+    try:
+        with open(os.path.join(folder, FORMAT_FILE), encoding="ascii") as file:
+            return file.read().strip() != str(records.FORMAT)
+    except (OSError, ValueError):  # a run that was killed at its very start has no records either
+        return any(FILE.fullmatch(name) for name in os.listdir(folder))
 
 
 def _is_older_than_this_boot(folder: str) -> bool:

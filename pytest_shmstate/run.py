@@ -107,16 +107,25 @@ class Run:
         names = sorted(os.listdir(self.folder)) if os.path.isdir(self.folder) else []
         for name in names:
             if name.startswith(VERDICTS):
-                with open(os.path.join(self.folder, name), encoding="utf-8") as lines:
+                with open(os.path.join(self.folder, name), encoding="utf-8", errors="replace") as lines:
                     for line in lines:
-                        if line.endswith("\n"):
-                            word, content = json.loads(line)
-                            yield name[len(VERDICTS) :], word, content
+                        fact = _fact(line)
+                        if fact is not None:
+                            yield (name[len(VERDICTS) :], *fact)
 
     def tell_leaks(self, worker: str, leaks: Iterable[Leak]) -> None:
         """Append leaks."""
         for leak in leaks:
             self.tell(worker, "leak", leak.as_json())
+
+
+def _fact(line: str) -> Optional[Tuple[str, Any]]:
+    """Read a line of what was found; None if it was cut short, or is something else."""
+    try:
+        word, content = json.loads(line) if line.endswith("\n") else (None, None)
+    except (ValueError, TypeError):
+        return None
+    return (word, content) if isinstance(word, str) else None
 
 
 def _split(path: Optional[str]) -> List[str]:

@@ -11,13 +11,21 @@ import fcntl
 import os
 from dataclasses import replace
 from time import monotonic, sleep  # by name: a test may put another clock into the module
-from typing import List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 from pytest_shmstate import census, outpost, verdict
 from pytest_shmstate.aftermath import Aftermath
 from pytest_shmstate.attribution import Found
-from pytest_shmstate.leak import INTERRUPTED, PROCESS, Leak
-from pytest_shmstate.ledger import FOLDER_PREFIX, Ledger, abandoned, is_of_another_boot, pid_namespace, remove_folder
+from pytest_shmstate.leak import DIRECTORY, INTERRUPTED, PROCESS, Leak, Owner
+from pytest_shmstate.ledger import (
+    FOLDER_PREFIX,
+    Ledger,
+    abandoned,
+    is_of_another_boot,
+    is_of_another_format,
+    pid_namespace,
+    remove_folder,
+)
 from pytest_shmstate.outpost import LOCK, Turn
 from pytest_shmstate.run import Run
 
@@ -86,17 +94,42 @@ def _swept(folder: str) -> Tuple[List[Leak], bool]:
     """Remove what the ledger tells of; return what was there, and whether any of it is left."""
     if is_of_another_boot(folder):  # nothing in /dev/shm and no process outlives a reboot
         return [], False
-    # In mode warn things are left until the run ends, and this one did not come to that.
-    told = [one for one in Run(folder, own=False).told() if one[1] != "left"]
+    if is_of_another_format(folder):
+        return [_unread(folder)], True
     ledger = Ledger(folder)
     # Whatever is there now came after the run that is over, for all that is known; System V segments keep a pid alone.
-    after = Aftermath(ledger, {}, set(census.sysv(census.sysv_table())), told)
+    after = Aftermath(ledger, {}, set(census.sysv(census.sysv_table())), list(_told(folder)))
     found = [*after.recorded([]), *after.wait_for_processes(0.0)]
     leaks = []
     for one, leak in zip(found, verdict.leaks_of(found)):
         fate = _fate(ledger, one, leak)
         leaks.append(replace(leak, fate=fate, verdict=INTERRUPTED, notes=(*leak.notes, NOTE)))
-    return leaks, any(one.there() and _is_known(ledger, one) for one in found)
+    leaks += [_unread(folder)] if ledger.unread else []
+    return leaks, bool(ledger.unread) or any(one.there() and _is_known(ledger, one) for one in found)
+
+
+def _told(folder: str) -> Iterator[Tuple[str, str, Any]]:
+    """What the workers of the run had found, as far as a sweep asks for it.
+
+    In mode warn things are left until the run ends, and this one did not come to that: "left" does not count.
+    """
+    for worker, word, content in Run(folder, own=False).told():
+        is_entry = isinstance(content, list) and list(map(type, content)) == [str, str, int]
+        if word == "end" or (word == "allowed" and is_entry):
+            yield worker, word, content
+
+
+def _unread(folder: str) -> Leak:
+    """Name a ledger that another version of the plugin wrote, in full or in part."""
+    return Leak(
+        kind=DIRECTORY,
+        name=folder,
+        verdict=INTERRUPTED,
+        owner=Owner("unknown", "a run with another version of pytest_shmstate"),
+        evidence="its records, which this version does not read",
+        fate="left in place (what it tells of is not known)",
+        notes=(NOTE, "sweep with the version that wrote it, or remove the directory"),
+    )
 
 
 def _fate(ledger: Ledger, found: Found, leak: Leak) -> str:

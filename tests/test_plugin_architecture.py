@@ -23,6 +23,7 @@ TOOLS = (
         "lifeline",
         "messages",
         "prefixes",
+        "records",
         "whereabouts",
         "worker_pipe",
     ),

@@ -390,6 +390,78 @@ def test_a_line_cut_short_is_passed_over(run: Run, name: str) -> None:
     assert list(read(run).made) == [name]
 
 
+OF_ANOTHER_VERSION = [
+    "('made', 1, 2, 'open', 'NAME', 0, (), 0, 0, 0, 'more')",
+    "('made', 1, 2, 'open', 'NAME', 0)",
+    "('made', 1, 2, 'open', 'NAME', 0, (('file.py', 1),), 0)",
+    "('made', 1, 2, 'open', 'NAME', None, (), 0)",
+    "('seen', 1, 2, 'NAME')",
+    "('gone', 1, 2, 'NAME', 3)",
+    "('gone', 1, 2, ['NAME'])",
+    "('forked', 1, 2, ())",
+    "('starts', 1, 2, 'exec', '', (1, 2), '')",
+    "('test', 1, 2, 'NAME')",
+    "('worker', 1, 2)",
+    "('begin', 1, 2, 3)",
+    "('begin', 'now', 2, 3, 1, 'exec', 'NAME')",
+    "('begin',)",
+    "['made', 1, 2]",
+    "{'word': 'made'}",
+    "()",
+    "12",
+]
+
+
+@pytest.mark.parametrize("line", OF_ANOTHER_VERSION)
+def test_a_record_with_other_fields_is_passed_over_and_counted(line: str, run: Run, name: str) -> None:
+    by_open(name)
+    with open(os.path.join(run.folder, "2.1"), "w", encoding="utf-8") as ledger:
+        print(line.replace("NAME", name), file=ledger)
+    by_open(name + ".later")
+
+    remove(name)
+    remove(name + ".later")
+    found = read(run)
+    list(found.turns())
+    assert sorted(found.made) == [name, name + ".later"]
+    assert list(found.begun) == [os.getpid()]
+    assert found.unread == 1
+
+
+@pytest.mark.parametrize("line", ["('made', {[]: 1}, 2)", "(" * 10_000, "\0", "{", ""])
+def test_a_line_that_is_no_record_at_all_is_passed_over(line: str, run: Run, name: str) -> None:
+    with open(os.path.join(run.folder, "2.1"), "w", encoding="utf-8") as ledger:
+        print(line, file=ledger)
+    by_open(name)
+
+    remove(name)
+    found = read(run)
+    assert (list(found.made), found.unread) == ([name], 0)
+
+
+def test_what_this_version_writes_it_reads(run: Run, name: str) -> None:
+    recorder.write(run.folder, "worker", "main")
+    recorder.write(run.folder, "test", "test_it.py::test_it", "/test_it.py", 3, 1)
+    recorder.write(run.folder, "fixture", "pool", "module", "", 0, "test_it.py::test_it")
+    recorder.write(run.folder, "rest")
+    by_shared_memory(name)
+    remove(name)
+    for method in ("fork", "spawn"):
+        context: Any = multiprocessing.get_context(method)
+        child = context.Process(target=os.getpid, name=name)
+        child.start()
+        child.join()
+
+    found = read(run)
+
+    assert {word for _, _, word, _ in found.turns()} == {"test", "fixture", "rest"}
+    assert {"worker", "forked", "starts"} <= set(found.others)
+    assert {os.getpid()} < set(found.begun)
+    assert name in found.made
+    assert name in found.gone
+    assert found.unread == 0
+
+
 def test_only_what_is_asked_for_is_read(run: Run, name: str) -> None:
     by_open(name)
     by_open(name + ".other")

@@ -14,7 +14,7 @@ import tempfile
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import pytest
 
@@ -23,6 +23,7 @@ from pytest_shmstate.leak import Leak
 from pytest_shmstate.ledger import pid_namespace
 from tests.core.children import ROOT, until
 
+SWEEP = (sys.executable, "-m", "pytest_shmstate")
 KILLED_RUN = """
 import os, signal, sys
 from multiprocessing import resource_tracker
@@ -313,6 +314,89 @@ def test_what_somebody_else_made_under_that_name_stays(temporary: Path) -> None:
     segment.unlink()
     assert stayed
     assert leaks == []
+
+
+#: Ledgers of other versions: the content of the file with the format, if there is one.
+OTHER_FORMATS = [None, "", "0", "2", "\udcff"]
+
+
+def written_by_another_version(ledger: str, form: Optional[str]) -> None:
+    """Rewrite a ledger as if all its records had other fields, and have its folder say so."""
+    for file in Path(ledger).glob("[0-9]*.[0-9]*"):
+        records = [ast.literal_eval(line) for line in file.read_text("utf-8").splitlines()]
+        file.write_text("".join(f"{(*record[:3], {}, *record[3:], [])!r}\n" for record in records), "utf-8")
+    Path(ledger, "verdicts.main").write_text('["allowed", 7]\n["left"]\n12\nnull\n[[], 1]\n{not json\n', "utf-8")
+    if form is None:
+        Path(ledger, "format").unlink()
+    else:
+        Path(ledger, "format").write_text(form, "utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize("form", OTHER_FORMATS)
+def test_a_ledger_of_another_version_is_named_and_stays_and_the_next_is_swept(
+    temporary: Path, form: Optional[str]
+) -> None:
+    name, ledger = killed_run(temporary)
+    written_by_another_version(ledger, form)
+    other, _ = killed_run(temporary)
+
+    first, second = sweep.sweep(), sweep.sweep()
+
+    os.unlink(f"/dev/shm/{name}")  # fails if it was removed
+    assert sorted(names(list(first))) == sorted([ledger, other])
+    assert not os.path.exists(f"/dev/shm/{other}")
+    assert names(list(second)) == [ledger]
+    assert {leak.fate for leak in second} == {"left in place (what it tells of is not known)"}
+    assert os.path.exists(ledger)
+
+
+@pytest.mark.parametrize("form", [None, "1"])
+def test_a_session_beside_a_ledger_of_another_version_runs_and_says_so(
+    temporary: Path, tmp_path: Path, form: Optional[str]
+) -> None:
+    name, ledger = killed_run(temporary)
+    written_by_another_version(ledger, form)
+    (tmp_path / "test_it.py").write_text("def test_it():\n    pass\n", "utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_shmstate", "--shmstate-leaks=error", "test_it.py"]
+    around = {**environment(temporary), "PYTEST_ADDOPTS": "", "COLUMNS": "400"}
+
+    session = subprocess.run(command, env=around, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    swept = subprocess.run([*SWEEP, "sweep"], env=around, stdout=subprocess.PIPE, text=True)
+
+    os.unlink(f"/dev/shm/{name}")
+    assert session.returncode == 0, session.stdout
+    assert "1 passed" in session.stdout
+    for out in (session.stdout, swept.stdout):
+        assert "left in place (what it tells of is not known)" in out
+    assert f"directory {ledger}" in swept.stdout
+    assert "sweep with the version that wrote it, or remove the directory" in swept.stdout
+    assert swept.returncode == 1
+
+
+def test_records_of_another_version_in_a_ledger_keep_it_and_the_others_count(temporary: Path) -> None:
+    name, ledger = killed_run(temporary)
+    (file,) = Path(ledger).glob("[0-9]*.[0-9]*")
+    whole = file.read_text("utf-8")
+    file.write_text(f"{whole}('made', 1, 2, 'open', 'x')\n('test', 1, 2)\n('begin', 1, 2, 3, 4)\n", "utf-8")
+
+    leaks = sweep.sweep()
+
+    assert [(leak.name, leak.fate) for leak in leaks] == [
+        (name, "removed"),
+        (ledger, "left in place (what it tells of is not known)"),
+    ]
+    file.write_text(whole, "utf-8")
+    assert sweep.sweep() == []
+    assert not os.path.exists(ledger)
+
+
+def test_a_run_that_was_killed_before_its_first_record_left_nothing(temporary: Path) -> None:
+    _, ledger = killed_run(temporary)
+    (entry,) = [leak.name for leak in sweep.sweep()]
+    Path(ledger).mkdir()
+
+    assert sweep.sweep() == []
+    assert not os.path.exists(ledger), entry
 
 
 def test_the_ledger_of_a_run_that_lives_is_left_alone(temporary: Path) -> None:
