@@ -15,7 +15,7 @@ from pytest_shmstate.hosts import Hosts
 from pytest_shmstate.known import Suppressions
 from pytest_shmstate.leak import FOREIGN, INTERRUPTED, UNATTRIBUTED, Leak
 from pytest_shmstate.outlets import Summary, as_document, github_annotations, github_summary, section
-from pytest_shmstate.report import headline
+from pytest_shmstate.report import headline, printable
 from pytest_shmstate.run import Run
 from pytest_shmstate.settings import Settings
 
@@ -33,6 +33,8 @@ class Gate:
         self.hosts = Hosts(run, settings)
         self.summary: Optional[Summary] = None
         self._mistake = ""
+        #: Errors of implementations of ``pytest_shmstate_leak``, a line each.
+        self.mistakes: List[str] = []
         self._told = False
 
     def header(self) -> str:
@@ -97,6 +99,8 @@ class Gate:
             terminal.write_line(text, **markup)
         if self._mistake:
             terminal.write_line(self._mistake, red=True)
+        for line in self.mistakes:
+            terminal.write_line(printable(line), red=True)
         if os.environ.get("GITHUB_ACTIONS"):
             for line in _annotations(summary):
                 terminal.write_line(line)
@@ -107,6 +111,8 @@ class Gate:
             return
         if self._mistake:
             print(self._mistake, file=sys.stderr)  # noqa: T201
+        for line in self.mistakes:
+            print(printable(line), file=sys.stderr)  # noqa: T201
         if os.environ.get("GITHUB_ACTIONS"):
             print("", *_annotations(self.summary), sep="\n", flush=True)  # noqa: T201
 

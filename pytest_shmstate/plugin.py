@@ -14,16 +14,17 @@ from __future__ import annotations
 import os
 import unittest
 import warnings
+from contextlib import suppress
 from typing import Any, Generator, List, Optional, Sequence, Tuple
 
 import pytest
 
-from pytest_shmstate import messages, recorder, report, selftest
+from pytest_shmstate import hooks, messages, recorder, report, selftest
 from pytest_shmstate.attendant import Attendant
 from pytest_shmstate.away import Part, part_in
 from pytest_shmstate.fixtures import shm_leaks, shm_prefix, shm_state, shm_workers
 from pytest_shmstate.gate import Gate
-from pytest_shmstate.leak import Leak
+from pytest_shmstate.leak import FOREIGN, Leak
 from pytest_shmstate.run import Run
 from pytest_shmstate.settings import Settings, add_options, check_markers, declare_marker, resolve
 
@@ -42,6 +43,11 @@ class ShmstateLeakWarning(pytest.PytestWarning):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare options and ini values."""
     add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hook that others may implement."""
+    pluginmanager.add_hookspecs(hooks)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -151,6 +157,10 @@ class Wiring:
             output[messages.FROM_WORKER] = self._part.finish()
         if self.gate is not None:
             session.exitstatus = self.gate.finish(int(session.exitstatus))
+            # A leak in a test's report was sent by the process that ran the test.
+            for leak in self.gate.summary.leaks if self.gate.summary is not None else ():
+                if not leak.reported and leak.verdict != FOREIGN:
+                    self.gate.mistakes += hooks.send(session.config, leak, None)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Tell what was found."""
@@ -262,6 +272,11 @@ def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[B
     """Put leaks into the test's report; the exception that its teardown has to end with, if any."""
     for leak in leaks:
         item.user_properties.append(("shmstate_leak", report.headline([leak])))
+    for leak in leaks:
+        for line in hooks.send(item.config, leak, hooks.item_of(leak, item)):
+            item.add_report_section("teardown", "shared memory", line)
+            with suppress(pytest.PytestWarning):  # -W error
+                warnings.warn(pytest.PytestWarning(line), stacklevel=2)
     blamed, warned, added = _sorted_by_weight(leaks, failing)
     if added:
         item.add_report_section("teardown", "shared memory", report.failure_text(added))

@@ -37,7 +37,7 @@ TOOLS = (
 )
 #: What pytest loads.
 WIRING = (
-    ("settings", "canaries"),
+    ("settings", "canaries", "hooks"),
     ("attendant", "ending", "fixtures", "selftest"),
     ("away", "hosts"),
     ("gate",),
