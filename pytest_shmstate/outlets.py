@@ -25,6 +25,7 @@ from pytest_shmstate.report import (
     printable,
     size_text,
     whose,
+    wider_fixture,
 )
 
 #: Of the JSON document. It changes when something in it is renamed or goes, not when something is added.
@@ -314,7 +315,9 @@ def annotations_of_hosts(summary: Summary) -> List[str]:
 
 def _annotation(level: str, leak: Leak) -> str:
     name = named(replace(leak, host=""))[:_LONGEST_TITLE]
-    properties = {"title": f"{name}{on_host(leak.host)} left behind"}
+    fixture = wider_fixture(leak)
+    by = f" by {fixture}, not by one test" if fixture else ""
+    properties = {"title": f"{name}{on_host(leak.host)} left behind{by}"}
     shown = _shown_by_github(leak)
     if shown is not None:
         properties = {"file": shown.file, "line": str(shown.line), **properties}

@@ -271,7 +271,7 @@ class Wiring:
 def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[BaseException]:
     """Put leaks into the test's report; the exception that its teardown has to end with, if any."""
     for leak in leaks:
-        item.user_properties.append(("shmstate_leak", report.headline([leak])))
+        item.user_properties.append(("shmstate_leak", report.headline_of_test([leak])))
     for leak in leaks:
         for line in hooks.send(item.config, leak, hooks.item_of(leak, item)):
             item.add_report_section("teardown", "shared memory", line)

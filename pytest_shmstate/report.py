@@ -114,6 +114,24 @@ def headline(leaks: Sequence[Leak]) -> str:
     return f"left behind: {'; '.join(told) or counted([])}"
 
 
+def wider_fixture(leak: Leak) -> str:
+    """``module fixture `pool```, if several tests share the leak's owner; otherwise empty."""
+    owner = leak.owner
+    if owner.what != "fixture" or owner.scope in ("", "function"):
+        return ""
+    return printable(f"{owner.scope} fixture `{owner.name}`")
+
+
+def headline_of_test(leaks: Sequence[Leak]) -> str:
+    """One line for the report of a test; it names wider fixtures, whose leaks are not about that test."""
+    texts = []
+    for fixture in sorted(set(map(wider_fixture, leaks))):
+        text = headline([leak for leak in leaks if wider_fixture(leak) == fixture])
+        by = f"left behind by {fixture}, not by this test"
+        texts.append(text.replace("left behind", by, 1) if fixture else text)
+    return "; ".join(texts)
+
+
 def on_host(host: str) -> str:
     """`` on host h2``; empty for the one that the run was started on."""
     return f" on host {printable(host)}" if host else ""
@@ -301,7 +319,7 @@ def blocks(leaks: Sequence[Leak], most: int = MOST_BLOCKS) -> List[str]:
 
 def failure_text(leaks: Sequence[Leak]) -> str:
     """What the teardown error of a test says."""
-    return "\n".join([headline(leaks), "", *blocks(leaks)])
+    return "\n".join([headline_of_test(leaks), "", *blocks(leaks)])
 
 
 def _names(leaks: Iterable[Leak]) -> List[str]:
