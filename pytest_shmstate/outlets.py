@@ -35,6 +35,7 @@ MOST_ANNOTATIONS = 10
 _LONGEST_TITLE = 80
 _MOST_ROWS = 200
 _MOST_IN_SHORT = 10
+_FIRST_TESTS = 3
 
 #: What a leak counts as, and what the terminal says above those that do. In the order of their weight.
 GROUPS = {
@@ -182,10 +183,12 @@ def _findings(key: str, leaks: List[Leak]) -> Iterator[Line]:
     colour = {"failing": {"red": True, "bold": True}, "told": {"red": True}}.get(key, {"yellow": True})
     yield f"{GROUPS[key]}: {counted(leaks)}", colour
     reported = [leak for leak in leaks if leak.reported]
-    for leak in reported[:_MOST_ROWS]:
-        yield f"  {_in_short(leak)} (see its error above)", {}
-    if reported[_MOST_ROWS:]:
-        yield f"  and {len(reported) - _MOST_ROWS:,} more, each with its error above", {}
+    rows = _by_source(reported)
+    for row in rows[:_MOST_ROWS]:
+        yield f"  {_row(row)}", {}
+    rest = sum(map(len, rows[_MOST_ROWS:]))
+    if rest:
+        yield f"  and {rest:,} more, each with its error above", {}
     new = [leak for leak in leaks if not leak.reported]
     in_full = [leak for leak in new if _asks_for_action(leak)]
     for text in [*blocks(in_full), ""] if in_full else []:
@@ -195,6 +198,41 @@ def _findings(key: str, leaks: List[Leak]) -> Iterator[Line]:
         yield "  " + "; ".join(filter(None, [_in_short(leak), size_text(leak), printable(leak.fate)])), {}
     if in_short[_MOST_IN_SHORT:]:
         yield f"  and {counted(in_short[_MOST_IN_SHORT:])} more", {}
+
+
+def _test_of(leak: Leak) -> str:
+    return leak.owner.during or leak.owner.name
+
+
+def _by_source(leaks: Iterable[Leak]) -> List[List[Leak]]:
+    """Puts together what several tests left by one fixture or line of code; all others stand alone."""
+    sources: Dict[Any, List[Leak]] = {}
+    for number, leak in enumerate(leaks):
+        owner = leak.owner
+        fixture = (owner.name, owner.scope, owner.file, owner.line) if owner.what == "fixture" else None
+        where = (leak.where.file, leak.where.line) if leak.where is not None else number
+        sources.setdefault((leak.host, fixture or where), []).append(leak)
+    rows: List[List[Leak]] = []
+    for members in sources.values():
+        many = len(set(map(_test_of, members))) > 1
+        rows += [members] if many else [[leak] for leak in members]
+    return rows
+
+
+def _row(leaks: Sequence[Leak]) -> str:
+    first = leaks[0]
+    if len(leaks) == 1:
+        return f"{_in_short(first)} (see its error above)"
+    tests = list(dict.fromkeys(map(_test_of, leaks)))
+    more = f" and {len(tests) - _FIRST_TESTS:,} more" if len(tests) > _FIRST_TESTS else ""
+    if first.owner.what == "fixture":
+        source = owned_by(replace(first.owner, during="", found_after="", worker="main", attempt=1))
+    else:
+        source = place(first.where) if first.where is not None else ""
+    told = f"{counted(leaks)}{on_host(first.host)}, {whose(first)} {source}"
+    return printable(
+        f"{told}, in {len(tests):,} tests: {', '.join(tests[:_FIRST_TESTS])}{more} (see their errors above)"
+    )
 
 
 def _asks_for_action(leak: Leak) -> bool:

@@ -146,6 +146,32 @@ def test_what_asks_nothing_of_anybody_is_told_in_short() -> None:
     assert len(lines) == 13
 
 
+def test_one_fixture_that_leaks_in_many_tests_is_one_line() -> None:
+    def of(number: int, name: str) -> Leak:
+        owner = Owner("fixture", name, "function", "/a/conftest.py", 5, during=f"test_a.py::test_{number}")
+        return leak(reported=True, owner=owner, name=f"psm_{number}")
+
+    lines = texts(summary(*[of(number, "shm") for number in range(41)], of(50, "other")))
+
+    rows = [line for line in lines if "above)" in line]
+    assert len(rows) == 2
+    assert (
+        "41 segments, leaked by function fixture `shm` (/a/conftest.py:5), in 41 tests: test_a.py::test_0, " in rows[0]
+    )
+    assert "test_a.py::test_2 and 38 more (see their errors above)" in rows[0]
+    assert "psm_50" in rows[1]
+
+
+def test_one_line_of_code_in_two_tests_is_one_line_and_two_lines_are_two() -> None:
+    def of(test: str, line: int) -> Leak:
+        return leak(reported=True, owner=Owner("test", test), where=Frame("/a/lib.py", line, "make"))
+
+    rows = [text for text in texts(summary(of("a", 1), of("b", 1), of("c", 2))) if "above)" in text]
+
+    assert len(rows) == 2
+    assert "2 segments, leaked by /a/lib.py:1 in make, in 2 tests: a, b (see" in rows[0]
+
+
 def test_very_many_reported_leaks_are_not_all_listed() -> None:
     lines = texts(summary(*[leak(reported=True)] * 1000))
 
