@@ -90,8 +90,7 @@ class Segment:
         self.clock: Callable[[], int] = time.monotonic_ns
         #: Lets others run between tries. ``time.sleep(0)`` would take fifty times as long, or more.
         self.give_way: Callable[[], object] = os.sched_yield
-        #: Whether this process has made it; False: it was there.
-        self.is_new = False
+        self.is_new = False  # whether this process has made it
         #: A descriptor of the file, for who takes locks on it; see ``keep``.
         self.fd = -1
         self._kept: Optional[Callable[[], object]] = None
@@ -373,8 +372,9 @@ def read_header(
 
 
 def predecessor(fd: int) -> Tuple[int, int]:
-    """When the state of an open segment was created, and the inode of the segment that it moved from; 0: none."""
-    return parse_predecessor(os.pread(fd, PAGE, 0))
+    """When an open segment's state was created, and the inode of the segment that it moved from; 0: none."""
+    with translated("a segment's header cannot be read"):
+        return parse_predecessor(os.pread(fd, PAGE, 0))
 
 
 def disclaim(path: str, inode: int) -> None:
@@ -389,10 +389,7 @@ def disclaim(path: str, inode: int) -> None:
 
 
 def attach(name: str, trust_uid: Optional[int] = None) -> Segment:
-    """Map the segment of state ``name`` read-only.
-
-    Raises StateNotFound, UntrustedSegment, OutOfSharedMemory.
-    """
+    """Map the segment of state ``name`` read-only. Raises StateNotFound, UntrustedSegment, OutOfSharedMemory."""
     fd = open_existing(name, writable=False)
     try:
         layout, _ = read_header(fd, name, trust_uid, may_trust=True)

@@ -292,19 +292,13 @@ def are_others_present(segment: memory.Segment) -> bool:
     return turns.is_anybody_there(segment.fd) or predecessors.is_any_owned(segment.fd)
 
 
-def disown(segment: memory.Segment, unlink: bool) -> None:
-    """Give the state up, and with ``unlink`` its name too. Readers that are attached keep the last state.
-
-    Raises AccessDenied, SystemRefused if the name stays; the rest is given up then too.
-    """
-    try:
-        if unlink and segment.is_open:
-            segment.disclaim()  # O8
-            if leads_to(segment.path, segment.inode):  # O4
-                with translated(_stays(segment.name, segment.path), FileNotFoundError), suppress(FileNotFoundError):
-                    os.unlink(segment.path)
-    finally:
-        segment.close()
+def remove_name(segment: memory.Segment) -> None:
+    """Remove the name of what is owned, if it still leads there. Raises AccessDenied, SystemRefused if it stays."""
+    if segment.is_open:
+        segment.disclaim()  # O8
+    if leads_to(segment.path, segment.inode):  # O4
+        with translated(_stays(segment.name, segment.path), FileNotFoundError), suppress(FileNotFoundError):
+            os.unlink(segment.path)
 
 
 def _stays(name: str, path: str) -> str:
@@ -314,7 +308,8 @@ def _stays(name: str, path: str) -> str:
 def let_go(segment: memory.Segment) -> None:
     """Release the locks of a writer that shares the state, before the bytes go away: a thread may still use them."""
     turns.vanish(segment.fd)
-    fcntl.flock(segment.fd, fcntl.LOCK_UN)
+    with translated(f"{segment.path} cannot be unlocked"):
+        fcntl.flock(segment.fd, fcntl.LOCK_UN)
 
 
 def owner_runs(identity: Identity) -> bool:

@@ -47,7 +47,8 @@ def prune(fd: int) -> None:
 
 def forget(fd: int) -> None:
     """Remove the second name of the open segment, if it has one, which its owner has not left after all."""
-    stat = os.fstat(fd)
+    with translated("a segment cannot be looked at"):
+        stat = os.fstat(fd)
     if stat.st_nlink:
         path = second_name(memory.predecessor(fd)[0], stat.st_ino)
         is_its_own = False
@@ -76,7 +77,9 @@ def remove_if_left(path: str, dry_run: bool = False) -> bool:
     with translated(f"{path} cannot be opened to see whether it is given up", FileNotFoundError):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if os.fstat(fd).st_uid != os.geteuid() or turns.is_anybody_there(fd):
+        with translated(f"{path} cannot be looked at"):
+            uid = os.fstat(fd).st_uid
+        if uid != os.geteuid() or turns.is_anybody_there(fd):
             return False
         with _opened(fd) as older:
             if older:
@@ -91,7 +94,8 @@ def remove_if_left(path: str, dry_run: bool = False) -> bool:
 @contextmanager
 def _opened(fd: int) -> Iterator[List[Tuple[str, int]]]:
     """Paths and descriptors of all that led to the open segment, oldest first."""
-    uid = os.fstat(fd).st_uid
+    with translated("a segment cannot be looked at"):
+        uid = os.fstat(fd).st_uid
     older: List[Tuple[str, int]] = []
     try:
         created, inode = memory.predecessor(fd)
@@ -103,7 +107,8 @@ def _opened(fd: int) -> Iterator[List[Tuple[str, int]]]:
             except FileNotFoundError:
                 break
             older.append((path, one))
-            stat = os.fstat(one)
+            with translated(f"{path} cannot be looked at"):
+                stat = os.fstat(one)
             if (stat.st_ino, stat.st_uid) != (inode, uid):  # another program's file; nothing of ours
                 os.close(older.pop()[1])
                 break

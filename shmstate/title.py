@@ -34,6 +34,8 @@ class Title:
         self._heir: Optional[Segment] = None
         self._draft = ""
         self._is_restored = False
+        self._is_given_up = False
+        self._pid = os.getpid()
         self._closed: Callable[[], None]
 
     def at_close(self, closed: Callable[[], None]) -> None:
@@ -117,14 +119,33 @@ class Title:
         """Nobody else moves it."""
         return False
 
+    @property
+    def is_held(self) -> bool:
+        """Whether there is something to give up: not yet given up, and not a forked child's copy."""
+        return not self._is_given_up and os.getpid() == self._pid
+
     def give_up(self, unlink: bool) -> None:
-        """Own the state no more, and with ``unlink`` remove its name too. Attached readers keep the last state. Idempotent."""
-        if not self.segment.is_open:
+        """Own the state no more, and with ``unlink`` remove its name too. Attached readers keep the last state. Idempotent.
+
+        An exception from a signal handler may cut this short; it can be called again then. Raises AccessDenied,
+        SystemRefused if the name stays; the rest is given up then.
+        """
+        if not self.is_held:
             return
         try:
+            self._release(unlink)
+        except ShmStateError:
+            self.segment.close()
+            self._is_given_up = True
+            raise
+        self.segment.close()
+        self._is_given_up = True
+
+    def _release(self, unlink: bool) -> None:
+        if self.segment.is_open:
             self.settle()
-        finally:
-            ownership.disown(self.segment, unlink)
+        if unlink:
+            ownership.remove_name(self.segment)
 
 
 class SharedTitle(Title):
@@ -136,6 +157,7 @@ class SharedTitle(Title):
     _leaving: Optional[Segment] = None
     #: Whether what is owned may have a second name.
     _is_linked = False
+    _second_name = ""
 
     def take_turn(self) -> None:
         """Wait until nobody else publishes, or has died at it."""
@@ -222,27 +244,23 @@ class SharedTitle(Title):
             predecessors.prune(self.segment.fd)
         self._is_linked, self._leaving = False, None
 
-    def give_up(self, unlink: bool) -> None:
-        """Own the state no more; the last of those who owned it removes its name, with ``unlink``. Idempotent."""
-        if not self.segment.is_open:
-            return
-        try:
-            self.settle()
-        finally:
-            left = self.segment
-            second_name = predecessors.second_name(left.identity().created_ns, left.inode)
+    def _release(self, unlink: bool) -> None:
+        """Remove the name too if this was the last of those who owned it, with ``unlink``."""
+        left = self.segment
+        if left.is_open:
+            self._second_name = predecessors.second_name(left.identity().created_ns, left.inode)
             try:
+                self.settle()
+                left = self.segment
                 predecessors.prune(left.fd)
                 ownership.let_go(left)
-                if unlink:
-                    with suppress(
-                        FileNotFoundError, CorruptSegment, UntrustedSegment
-                    ):  # gone, or something else by now
-                        ownership.remove_if_dead(left.path, left.name)
-                with suppress(FileNotFoundError):  # as a rule it has none
-                    predecessors.remove_if_left(second_name)
-            finally:
+            except ShmStateError:  # the locks go with the map
                 left.close()
+        if unlink:
+            with suppress(FileNotFoundError, CorruptSegment, UntrustedSegment):  # gone, or something else by now
+                ownership.remove_if_dead(left.path, left.name)
+        with suppress(FileNotFoundError):  # as a rule it has none
+            predecessors.remove_if_left(self._second_name)
 
 
 def require_same_codec(theirs: str, ours: str, name: str) -> None:

@@ -166,7 +166,7 @@ class StateWriter(Handle):
         ends. Raises AccessDenied, SystemRefused if the segment cannot be removed; the writer is closed then, and the name
         stays.
         """
-        if self._segment.is_open:
+        if self._title.is_held:
             self._steps.close(functools.partial(self._title.give_up, unlink))
         self._ending.cancel()
 

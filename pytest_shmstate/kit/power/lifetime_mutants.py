@@ -28,7 +28,13 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "a living writer is taken for a dead one",
         "O5",
         "matrix: publish",
-        (Edit("ownership", "return turns.is_anybody_there(fd) or predecessors.is_any_owned(fd) or turns.is_anybody_there(fd)  # O7, P2", "return False"),),
+        (
+            Edit(
+                "ownership",
+                "return turns.is_anybody_there(fd) or predecessors.is_any_owned(fd) or turns.is_anybody_there(fd)  # O7, P2",
+                "return False",
+            ),
+        ),
     ),
     "adopts-what-it-opened": LifetimeMutant(
         "an heir does not look whether the name still leads to what it has locked",
