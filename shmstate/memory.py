@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 import threading
 import time
 import weakref
@@ -23,6 +24,7 @@ from multiprocessing import shared_memory
 from stat import S_ISREG, filemode
 from typing import Any, Callable, List, Optional, Tuple
 
+from shmstate import forked
 from shmstate.compat import STRONGLY_ORDERED, create_shared_memory, map_shared, run_in_forked_children
 from shmstate.errors import CorruptSegment, OutOfSharedMemory, StateNotFound, UntrustedSegment
 from shmstate.layout import (
@@ -209,9 +211,8 @@ class Segment:
             return
         while self._at_close:
             self._at_close.pop()()
-        # Neither released nor closed: a thread in the middle of a load keeps what it uses, and slices of a view are still
-        # good. ``numpy.ndarray(buffer=...)`` keeps the map alone, by a reference that does not stop it from being closed.
-        # The map goes with the last reference, which is one of these if nothing else has one.
+        # Neither released nor closed: it goes with the last reference. A thread in the middle of a load has one, and
+        # ``numpy.ndarray(buffer=...)`` has one to the map alone.
         self._map = None
         self.words = self.view = self.data = _released
         self.drop()
@@ -226,7 +227,10 @@ _writable: weakref.WeakSet[Segment] = weakref.WeakSet()
 def _close_what_was_forked() -> None:
     # A forked child inherits the map, and with it the lock: as long as it keeps either, a dead owner looks alive.
     for segment in list(_writable):
+        mapped = segment._map  # noqa: SLF001
         segment.close()
+        if mapped is not None and sys.getrefcount(mapped) > 2:
+            forked.replace(mapped, segment.inode)
 
 
 run_in_forked_children(_close_what_was_forked)
@@ -379,13 +383,11 @@ def predecessor(fd: int) -> Tuple[int, int]:
 
 def disclaim(path: str, inode: int) -> None:
     """Store that no writer owns the segment ``inode`` at ``path``; nothing is done if it cannot be written to."""
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if os.fstat(fd).st_ino == inode:
-                os.pwrite(fd, bytes(WORD), OWNER_PID * WORD)
-        finally:
-            os.close(fd)
+    with suppress(OSError), open(
+        os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb+"
+    ) as file:
+        if os.fstat(file.fileno()).st_ino == inode:
+            os.pwrite(file.fileno(), bytes(WORD), OWNER_PID * WORD)
 
 
 def attach(name: str, trust_uid: Optional[int] = None) -> Segment:

@@ -14,6 +14,7 @@ from shmstate.errors import (
     ShmStateError,
     StateNotFound,
     UntrustedSegment,
+    WaitTimeout,
 )
 from shmstate.layout import Content, Layout
 from shmstate.memory import Segment
@@ -153,6 +154,8 @@ class SharedTitle(Title):
 
     shared = True
 
+    #: Seconds to wait for the turn; None: as long as it takes.
+    lock_timeout: Optional[float] = None
     #: A segment that the state may have moved from, whose locks this writer may still have; None: it has none.
     _leaving: Optional[Segment] = None
     #: Whether what is owned may have a second name.
@@ -160,8 +163,15 @@ class SharedTitle(Title):
     _second_name = ""
 
     def take_turn(self) -> None:
-        """Wait until nobody else publishes, or has died at it."""
-        turns.take(self.segment.fd)
+        """Wait until no other writer publishes, or has died at it. Raises WaitTimeout after ``lock_timeout`` seconds."""
+        if self.lock_timeout is None:
+            turns.take(self.segment.fd)
+        elif not turns.take_within(self.segment.fd, self.lock_timeout):
+            raise WaitTimeout(
+                f"state {self.segment.name!r}: another writer that shares it has been publishing for {self.lock_timeout}"
+                f" seconds, so nothing was published; a stopped process (SIGSTOP, a debugger) holds its turn. Continue or"
+                f" end it, or give a longer lock_timeout"
+            )
 
     def end_turn(self) -> None:
         """Let the next one publish, also at a segment that was left."""

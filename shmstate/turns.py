@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from contextlib import suppress
 
 from shmstate.oserrors import refusal
@@ -42,6 +43,22 @@ def _lock(fd: int, command: int, kind: int, byte: int) -> int:
 def take(fd: int) -> None:
     """Wait for the turn and take it. ``fd`` is open for writing."""
     _lock(fd, _SET_WAITING, fcntl.F_WRLCK, _TURN)
+
+
+def take_within(fd: int, seconds: float) -> bool:
+    """Take the turn if it is free within that time; False if it is not. The kernel has no such wait, so this looks again."""
+    due, pause = time.monotonic() + seconds, 50e-6
+    while True:
+        try:
+            fcntl.fcntl(fd, _SET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: it is another's
+            left = due - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 0.01)
+        else:
+            return True
 
 
 def end(fd: int) -> None:

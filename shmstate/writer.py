@@ -15,6 +15,7 @@ from shmstate.errors import EncodeError, InvalidOption, NameInUse, ShmStateError
 from shmstate.handle import Handle
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
 from shmstate.loan import Loan
+from shmstate.options import check_timeout
 from shmstate.title import SharedTitle, Title, require_same_codec
 
 BytesLike = Union[bytes, bytearray, memoryview]
@@ -30,6 +31,8 @@ class StateWriter(Handle):
                   the older versions. False: StateTooLarge instead
     ``shared``    own it with other writers that share it too, in any process: each publish waits for its turn, versions
                   are in the order of publishes, and a writer that dies in its turn holds up nobody
+    ``lock_timeout``  with ``shared``, seconds that a publish waits for a writer that is publishing, then WaitTimeout and
+                  nothing is published. None: as long as it takes, also for a process that is stopped in its turn
     ``notify``    wake readers that wait with each publish, some microseconds; without it they look every few milliseconds
     ``fresh``     do not show readers what a dead writer left: until the first publish they get NotPublished. Versions go on
     ``checksum``  store and check a CRC-32. None: where the machine reorders memory accesses (not on x86-64)
@@ -64,6 +67,7 @@ class StateWriter(Handle):
         max_size: int = DEFAULT_MAX_SIZE,
         grow: bool = True,
         shared: bool = False,
+        lock_timeout: Optional[float] = None,
         notify: bool = False,
         fresh: bool = False,
         checksum: Optional[bool] = None,
@@ -74,6 +78,7 @@ class StateWriter(Handle):
             "max_size": max_size,
             "grow": grow,
             "shared": shared,
+            "lock_timeout": lock_timeout,
             "notify": notify,
             "fresh": fresh,
             "checksum": checksum,
@@ -82,7 +87,8 @@ class StateWriter(Handle):
         checked = not STRONGLY_ORDERED if checksum is None else bool(checksum)
         self._planned = plan(slots=slots, max_size=max_size, codec=self._codec.name, checksum=checked)
         self.name = name
-        self._holder = self._title = title = _entitled(name, self._planned, shared)
+        limit = check_timeout("lock_timeout", lock_timeout)
+        self._holder = self._title = title = _entitled(name, self._planned, shared, limit)
         wanted = self._wanted(title.segment.layout)
         self._steps = publishing.open_publishing(
             title, name, wanted=None if wanted == title.segment.layout else wanted, grows=grow, notify=notify
@@ -184,11 +190,12 @@ def _give_up(title: Title) -> None:
         warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
-def _entitled(name: str, layout: Layout, shared: bool) -> Title:
+def _entitled(name: str, layout: Layout, shared: bool, lock_timeout: Optional[float]) -> Title:
     segment = ownership.claim(name, layout, shared)
     if not shared:
         return Title(segment)
     title = SharedTitle(segment)
+    title.lock_timeout = lock_timeout
     title.at_close(lambda: None)
     try:
         if ownership.are_others_present(segment):

@@ -22,7 +22,7 @@ ORDER = (
     ("oserrors",),
     ("compat",),
     ("futex", "turns"),
-    ("lent",),
+    ("lent", "forked"),
     ("memory",),
     ("predecessors",),
     ("ownership",),

@@ -233,6 +233,40 @@ def share_and_move(name: str, how: str) -> None:
     stay("moved")
 
 
+def fork_in_a_loan(name: str, by: str, kind: str) -> None:
+    """Publish, and fork in the middle of a loan of this or of another thread. The child reads and writes its bytes."""
+    writer = shmstate.StateWriter(name, shared=kind == "shared")
+    writer.publish("first")
+    lent: List[memoryview] = []
+    in_loan, ended = threading.Event(), threading.Event()
+    ready, done = os.pipe()
+
+    def lend() -> None:
+        with writer.loan(5) as view:
+            lent.append(view)
+            in_loan.set()
+            ended.wait()
+
+    def fork() -> None:
+        child = os.fork()
+        if not child:
+            lent[0][:] = bytes(lent[0])[::-1]
+            os.write(done, b".")
+            signal.pause()
+        os.read(ready, 1)
+        say(child)
+        signal.pause()
+
+    if by == "another thread":
+        threading.Thread(target=lend, daemon=True).start()
+        in_loan.wait()
+        fork()
+    else:
+        with writer.loan(5) as view:
+            lent.append(view)
+            fork()
+
+
 def share_and_stop_in_the_turn(name: str, where: str) -> None:
     """Publish once; then take the turn, come as far as ``where`` and stay there."""
     writer = shmstate.StateWriter(name, shared=True, codec="raw", max_size=4096)

@@ -1,0 +1,41 @@
+"""What a forked child does with a map of its parent's that something there still refers to: a loan's bytes, an array."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+
+
+def replace(mapped: mmap.mmap, inode: int) -> None:
+    """Put memory of the child's own in the place of a map, and close the descriptors of its file.
+
+    The lock of the file's owner lives as long as any map or descriptor that was there when it was taken. So a child that
+    kept one would have its dead parent look alive. What refers to the bytes finds zeros, and harms no state.
+    """
+    import ctypes  # only where it is needed: it takes a while to import
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
+    libc.mmap(address, len(mapped), mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    _close_descriptors(inode)
+
+
+# The same on every Linux that is supported; not in Python's mmap module before 3.13, or not at all.
+_MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000
+
+
+def _close_descriptors(inode: int) -> None:
+    # Before Python 3.13 the map has one of its own, which it closes when it goes. Its number stays taken until then.
+    with suppress(OSError):
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for number in map(int, os.listdir("/proc/self/fd")):
+                with suppress(OSError):
+                    if number != nothing and os.fstat(number).st_ino == inode:
+                        os.dup2(nothing, number, inheritable=False)
+        finally:
+            os.close(nothing)
