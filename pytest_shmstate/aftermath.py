@@ -16,6 +16,7 @@ from pytest_shmstate.attribution import Found, inode_of, kind_of, tell_start
 from pytest_shmstate.known import is_process_wide, is_service
 from pytest_shmstate.leak import PROCESS, SYSV, UNATTRIBUTED, Frame, Owner
 from pytest_shmstate.ledger import Begun, Ledger
+from pytest_shmstate.pipes import pipes
 from pytest_shmstate.timeline import Span
 
 PAUSE = 0.02
@@ -259,14 +260,14 @@ def pipeline(mine: Iterable[int], others: Iterable[int]) -> Set[int]:
     beside pytest as well. A reader has the pipe as its standard input, a writer as its standard output or error.
     """
     above = {pid for one in mine for pid in ancestors(one)}
-    reads = {pid: census.pipes(pid, os.O_RDONLY, (0,)) for pid in others}
-    writes = {pid: census.pipes(pid, os.O_WRONLY, (1, 2)) for pid in reads}
+    reads = {pid: pipes(pid, os.O_RDONLY, (0,)) for pid in others}
+    writes = {pid: pipes(pid, os.O_WRONLY, (1, 2)) for pid in reads}
     # pytest keeps its standard streams under other numbers while it captures. Those above may feed other programs by
     # pipes: only what they print is of this pipeline.
-    printed = set().union(*(census.pipes(pid, os.O_WRONLY) for pid in mine))
-    printed |= set().union(*(census.pipes(pid, os.O_WRONLY, (1, 2)) for pid in above))
-    read = set().union(*(census.pipes(pid, os.O_RDONLY) for pid in mine))
-    read |= set().union(*(census.pipes(pid, os.O_RDONLY, (0,)) for pid in above))
+    printed = set().union(*(pipes(pid, os.O_WRONLY) for pid in mine))
+    printed |= set().union(*(pipes(pid, os.O_WRONLY, (1, 2)) for pid in above))
+    read = set().union(*(pipes(pid, os.O_RDONLY) for pid in mine))
+    read |= set().union(*(pipes(pid, os.O_RDONLY, (0,)) for pid in above))
     found: Set[int] = set()
     while True:
         more = {pid for pid in reads if pid not in found and (reads[pid] & printed or writes[pid] & read)}
@@ -275,9 +276,9 @@ def pipeline(mine: Iterable[int], others: Iterable[int]) -> Set[int]:
         found |= more
         for pid in more:
             if reads[pid] & printed:
-                printed |= census.pipes(pid, os.O_WRONLY)
+                printed |= pipes(pid, os.O_WRONLY)
             else:
-                read |= census.pipes(pid, os.O_RDONLY)
+                read |= pipes(pid, os.O_RDONLY)
 
 
 def unknown_owner(entry: census.Entry) -> Owner:

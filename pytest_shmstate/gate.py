@@ -11,10 +11,11 @@ from typing import Any, List, Optional, Sequence
 
 from pytest_shmstate import outlets
 from pytest_shmstate.ending import Before, Ending
+from pytest_shmstate.github import annotations_of_hosts, github_annotations, github_summary
 from pytest_shmstate.hosts import Hosts
 from pytest_shmstate.known import Suppressions
 from pytest_shmstate.leak import FOREIGN, INTERRUPTED, UNATTRIBUTED, Leak
-from pytest_shmstate.outlets import Summary, as_document, github_annotations, github_summary, section
+from pytest_shmstate.outlets import Summary, as_document, section
 from pytest_shmstate.report import headline, printable
 from pytest_shmstate.run import Run
 from pytest_shmstate.settings import Settings
@@ -130,7 +131,7 @@ def to_annotate(leaks: Sequence[Leak]) -> List[Leak]:
 
 
 def _annotations(summary: Summary) -> List[str]:
-    return [*outlets.annotations_of_hosts(summary), *github_annotations(to_annotate(summary.leaks))]
+    return [*annotations_of_hosts(summary), *github_annotations(to_annotate(summary.leaks))]
 
 
 def _fates(leaks: Sequence[Leak]) -> str:

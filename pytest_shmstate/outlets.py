@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from pytest_shmstate.known import Use
-from pytest_shmstate.leak import FOREIGN, INTERRUPTED, UNATTRIBUTED, Frame, Leak, Suppression
+from pytest_shmstate.leak import FOREIGN, INTERRUPTED, UNATTRIBUTED, Leak, Suppression
 from pytest_shmstate.report import (
     blocks,
     bytes_text,
     counted,
-    current_directory,
-    describe,
-    headline,
     named,
     on_host,
     owned_by,
@@ -25,15 +21,11 @@ from pytest_shmstate.report import (
     printable,
     size_text,
     whose,
-    wider_fixture,
 )
 
 #: Of the JSON document. It changes when something in it is renamed or goes, not when something is added.
 FORMAT = 1
-#: As many of a kind as GitHub shows of one step.
-MOST_ANNOTATIONS = 10
-_LONGEST_TITLE = 80
-_MOST_ROWS = 200
+MOST_ROWS = 200
 _MOST_IN_SHORT = 10
 _FIRST_TESTS = 3
 
@@ -119,15 +111,15 @@ def section(summary: Summary) -> List[Line]:
     """The terminal's section "shared memory". One line if all is well."""
     groups = grouped(summary.leaks)
     foreign = groups.pop("foreign", [])
-    tests = _tests(summary)
+    tests = tests_text(summary)
     mode = f"mode {summary.mode}, {summary.mode_source}"
     lines: List[Line] = []
     if not groups:
         # Green is for what was looked at.
         checked = summary.tests_checked > 0 and summary.mode != "off"
         only = "only tests whose marker asks for it are checked" if summary.mode == "off" else "no test was checked"
-        found = f"{'nothing known to be' if _untold(summary) else 'nothing'} left behind by {tests}"
-        lines.append((f"{found if checked else only} ({mode})", {"green": checked and not _untold(summary)}))
+        found = f"{'nothing known to be' if lines_of_hosts(summary) else 'nothing'} left behind by {tests}"
+        lines.append((f"{found if checked else only} ({mode})", {"green": checked and not lines_of_hosts(summary)}))
     for key, leaks in groups.items():
         lines += _findings(key, leaks)
     if groups:
@@ -143,12 +135,13 @@ def section(summary: Summary) -> List[Line]:
     lines += [(text, {}) for text in _suppression_lines(summary)]
     if summary.exit_status_changed:
         blamed = "failing" in groups or any(leak.mode == "error" for leak in groups.get("unattributed", ()))
-        what = "was left behind" if blamed or not _untold(summary) else "is not known"
+        what = "was left behind" if blamed or not lines_of_hosts(summary) else "is not known"
         lines.append((f"the tests passed, but this run fails for what {what}", {"red": True, "bold": True}))
     return lines
 
 
-def _untold(summary: Summary) -> List[str]:
+def lines_of_hosts(summary: Summary) -> List[str]:
+    """Return what is known of other hosts, and what is not known of any."""
     unseen = [_unseen(summary.tests_unseen)] if summary.tests_unseen else []
     return [*unseen, *(line for host in summary.hosts for line in host.untold)]
 
@@ -175,7 +168,8 @@ def _other_hosts(summary: Summary) -> Iterator[Line]:
             yield printable(text), {"yellow": True}
 
 
-def _tests(summary: Summary) -> str:
+def tests_text(summary: Summary) -> str:
+    """Return how many tests were checked, in words."""
     return "1 test" if summary.tests_checked == 1 else f"{summary.tests_checked:,} tests"
 
 
@@ -184,9 +178,9 @@ def _findings(key: str, leaks: List[Leak]) -> Iterator[Line]:
     yield f"{GROUPS[key]}: {counted(leaks)}", colour
     reported = [leak for leak in leaks if leak.reported]
     rows = _by_source(reported)
-    for row in rows[:_MOST_ROWS]:
+    for row in rows[:MOST_ROWS]:
         yield f"  {_row(row)}", {}
-    rest = sum(map(len, rows[_MOST_ROWS:]))
+    rest = sum(map(len, rows[MOST_ROWS:]))
     if rest:
         yield f"  and {rest:,} more, each with its error above", {}
     new = [leak for leak in leaks if not leak.reported]
@@ -326,90 +320,3 @@ def _write(path: str, text: str, mode: str) -> None:
 def _not_written(path: str, error: Exception) -> str:
     reason = (error.strerror if isinstance(error, OSError) else None) or error
     return f"{path}: the report of what was left behind could not be written ({reason}): name a file that can be"
-
-
-def github_annotations(leaks: Sequence[Leak]) -> List[str]:
-    """Lines that GitHub shows beside the source, when they are printed in a workflow."""
-    levels: Dict[str, List[Leak]] = {"error": [], "warning": []}
-    for key, members in grouped(leaks).items():
-        if key == "foreign":
-            continue
-        for leak in members:
-            fails = key == "failing" or (key == "unattributed" and leak.mode == "error")
-            levels["error" if fails else "warning"].append(leak)
-    lines = [_annotation(level, leak) for level, members in levels.items() for leak in members[:MOST_ANNOTATIONS]]
-    rest = [leak for members in levels.values() for leak in members[MOST_ANNOTATIONS:]]
-    # Of another kind, or it would be the eleventh.
-    return [*lines, f"::notice::and {counted(rest)} more, in the log of this step"] if rest else lines
-
-
-def annotations_of_hosts(summary: Summary) -> List[str]:
-    """The same for hosts of which it is not known what is left there."""
-    level = "error" if summary.mode == "error" else "warning"
-    return [
-        f"::{level} title=shared memory of another host::{escape_data(printable(text))}" for text in _untold(summary)
-    ]
-
-
-def _annotation(level: str, leak: Leak) -> str:
-    name = named(replace(leak, host=""))[:_LONGEST_TITLE]
-    fixture = wider_fixture(leak)
-    by = f" by {fixture}, not by one test" if fixture else ""
-    properties = {"title": f"{name}{on_host(leak.host)} left behind{by}"}
-    shown = _shown_by_github(leak)
-    if shown is not None:
-        properties = {"file": shown.file, "line": str(shown.line), **properties}
-    told = ",".join(f"{name}={escape_property(value)}" for name, value in properties.items())
-    # There are no columns where GitHub shows it.
-    text = "\n".join(re.sub(r" +", " ", line) for line in describe(leak))
-    return f"::{level} {told}::{escape_data(text)}"
-
-
-def _shown_by_github(leak: Leak) -> Optional[Frame]:
-    """The first line to look at that lies in the repository, relative to it."""
-    root = (os.environ.get("GITHUB_WORKSPACE") or current_directory()).rstrip(os.sep) + os.sep
-    owner = Frame(leak.owner.file, leak.owner.line, "")
-    for frame in filter(None, [leak.where, *reversed(leak.stack), owner]):
-        if frame.line > 0 and frame.file.startswith(root) and "/site-packages/" not in frame.file:
-            return Frame(frame.file[len(root) :], frame.line, frame.function)
-    return None
-
-
-def escape_data(text: str) -> str:
-    """The part after the second ``::`` of a workflow command."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def escape_property(text: str) -> str:
-    """A value between ``::error`` and ``::``."""
-    return escape_data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def github_summary(summary: Summary) -> str:
-    """Markdown for the page of a workflow run: a table of what was left behind, foreign things aside."""
-    leaks = [leak for key, members in grouped(summary.leaks).items() if key != "foreign" for leak in members]
-    untold = [f"- {escape_cell(text)}" for text in _untold(summary)]
-    if not leaks:
-        nothing = f"Nothing{' known to be' if untold else ''} left behind by {_tests(summary)}."
-        return "\n".join(["### Shared memory", "", nothing, *(["", *untold] if untold else []), ""])
-    rows = ["| what | size | whose | look at | counts as | now |", "| --- | --- | --- | --- | --- | --- |"]
-    for leak in leaks[:_MOST_ROWS]:
-        size = bytes_text(leak.size) if leak.size >= 0 else ""
-        cells = (named(leak), size, owned_by(leak.owner), _look_at(leak), group_of(leak), leak.fate)
-        rows.append("| " + " | ".join(map(escape_cell, cells)) + " |")
-    if leaks[_MOST_ROWS:]:
-        rows.append(f"| and {len(leaks) - _MOST_ROWS:,} more | | | | | |")
-    failed = "The tests passed; the run failed for this.\n" if summary.exit_status_changed else ""
-    told = f"{escape_cell(headline(leaks))} ({_tests(summary)} checked). {failed}".rstrip()
-    return "\n".join(["### Shared memory", "", told, *(["", *untold] if untold else []), "", *rows, ""])
-
-
-def _look_at(leak: Leak) -> str:
-    shown = _shown_by_github(leak) or leak.where
-    return place(shown) if shown else ""
-
-
-def escape_cell(text: str) -> str:
-    """One cell of a markdown table, with nothing in it that markdown or HTML would obey."""
-    # Entities: markdown never takes one for the mark it stands for, also inside tables.
-    return re.sub(r"[^\w ,;=/()+-]|_", lambda mark: f"&#{ord(mark[0])};", printable(text))

@@ -13,6 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_shmstate.github import (
+    MOST_ANNOTATIONS,
+    escape_cell,
+    escape_data,
+    escape_property,
+    github_annotations,
+    github_summary,
+)
 from pytest_shmstate.known import BUILT_IN
 from pytest_shmstate.leak import (
     FOREIGN,
@@ -32,17 +40,11 @@ from pytest_shmstate.leak import (
 )
 from pytest_shmstate.outlets import (
     GROUPS,
-    MOST_ANNOTATIONS,
     Host,
     ReportNotWritten,
     Summary,
     append_summary,
     as_document,
-    escape_cell,
-    escape_data,
-    escape_property,
-    github_annotations,
-    github_summary,
     group_of,
     grouped,
     section,
