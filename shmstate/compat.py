@@ -23,7 +23,7 @@ STRONGLY_ORDERED = platform.machine().lower() in ("x86_64", "amd64")
 def require_platform() -> None:
     """Raise UnsupportedPlatform unless this is 64-bit Linux with a ``/dev/shm``."""
     if not sys.platform.startswith("linux") or sys.maxsize < 2**32:
-        raise UnsupportedPlatform(f"shmstate needs 64-bit Linux; this is {platform.platform()}")
+        raise UnsupportedPlatform(f"shmstate needs 64-bit Linux; this is {sys.platform} on {platform.machine()}")
     try:
         with translated(f"{SHM_DIR} cannot be looked at", FileNotFoundError, NotADirectoryError):
             is_there = S_ISDIR(os.stat(SHM_DIR).st_mode)

@@ -7,11 +7,12 @@ import os
 from contextlib import suppress
 
 
-def replace(mapped: mmap.mmap, inode: int) -> None:
-    """Put memory of the child's own in the place of a map, and close the descriptors of its file.
+def replace(mapped: mmap.mmap, path: str, inode: int) -> None:
+    """Put a private copy in the place of a map, and close the descriptors of its file.
 
     The lock of the file's owner lives as long as any map or descriptor that was there when it was taken. So a child that
-    kept one would have its dead parent look alive. What refers to the bytes finds zeros, and harms no state.
+    kept one would have its dead parent look alive. What the child stores in the copy, it alone sees. The bytes are those
+    of the file, or zeros if it has lost its name.
     """
     import ctypes  # only where it is needed: it takes a while to import
 
@@ -19,9 +20,22 @@ def replace(mapped: mmap.mmap, inode: int) -> None:
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     address = ctypes.addressof(ctypes.c_char.from_buffer(mapped))
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE
-    libc.mmap(address, len(mapped), mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    file = _opened_anew(path, inode)
+    flags = mmap.MAP_PRIVATE | _MAP_FIXED | _MAP_NORESERVE | (mmap.MAP_ANONYMOUS if file < 0 else 0)
+    libc.mmap(address, len(mapped), mmap.PROT_READ | mmap.PROT_WRITE, flags, file, 0)
+    if file >= 0:
+        os.close(file)
     _close_descriptors(inode)
+
+
+def _opened_anew(path: str, inode: int) -> int:
+    """A descriptor of the file that shares no lock with the parent's; -1 if the name does not lead there."""
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        if os.fstat(file).st_ino == inode:
+            return file
+        os.close(file)
+    return -1
 
 
 # The same on every Linux that is supported; not in Python's mmap module before 3.13, or not at all.

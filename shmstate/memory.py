@@ -230,7 +230,7 @@ def _close_what_was_forked() -> None:
         mapped = segment._map  # noqa: SLF001
         segment.close()
         if mapped is not None and sys.getrefcount(mapped) > 2:
-            forked.replace(mapped, segment.inode)
+            forked.replace(mapped, segment.path, segment.inode)
 
 
 run_in_forked_children(_close_what_was_forked)

@@ -220,8 +220,9 @@ DRAWN_UP = "truncate draft, map draft, open draft, try to lock draft, stat draft
 NAMED = "load CREATED, load OWNER_PID, load OWNER_STARTED"
 FILLED = "store LENGTH 0, store PUBLISHED 0"
 PUBLISHED = "posix_fallocate draft, pwrite draft, map draft, appear"
-MOVED = "store INTENT, rename name, ask for the name, load WAKE"
-SIGNED = "store OWNER_PID, store OWNER_STARTED, store HEARTBEAT"
+MOVED = "store INTENT, rename name, ask for the name, store OWNER_PID, load WAKE"
+CHAIN = "pread name, pread name, pread name, pread name, stat draft"
+SIGNED = "store OWNER_PID, store OWNER_STARTED"
 ATTACHED = "open name, pread name, map name"
 NEW = "load LENGTH 0, load PUBLISHED 0, load CHECKSUM 0, copy 0, copy 0, load INTENT"
 OLD = "load LATEST, load LENGTH 1, copy 1, copy 1, load INTENT"
@@ -234,7 +235,7 @@ ACCESSES: Dict[str, Tuple[Tuple[Tuple[Any, ...], ...], str]] = {
     ),
     "publish": (
         (*MADE, ("w", "publish", 24)),
-        f"load LATEST, commit 0, load LATEST, store INTENT, fill 0, fill 0, {FILLED}, store LATEST",
+        f"load LATEST, ask for the name, commit 0, load LATEST, store INTENT, fill 0, fill 0, {FILLED}, store LATEST",
     ),
     "growing publish": (
         (*MADE, ("w", "publish", 5000)),
@@ -249,9 +250,9 @@ ACCESSES: Dict[str, Tuple[Tuple[Tuple[Any, ...], ...], str]] = {
     "hand over": ((*MADE, ("w", "hand over")), "close"),
     "take over": (
         (*MADE, ("w", "hand over"), ("v", "create", 4096)),
-        f"open name, try to lock name, ask for the name, pread name, map name, appear, {SIGNED}, store WAKE, load WAKE",
+        f"open name, try to lock name, ask for the name, {CHAIN}, map name, appear, {SIGNED}, store WAKE, load WAKE",
     ),
-    "close": ((*MADE, ("w", "close")), "ask for the name, unlink name, close"),
+    "close": ((*MADE, ("w", "close")), "store OWNER_PID, ask for the name, unlink name, close"),
     "detach": ((*MADE, ("r", "detach")), ""),
     "alive": ((*MADE, ("r", "alive")), "load LATEST, load INTENT, open name, ask who is there"),
 }
@@ -273,8 +274,10 @@ def test_a_shared_writer_s_turns_have_gates_too(stepper: Stepper) -> None:
 
     assert passed[:3] == ["load INTENT", "take turn", "load INTENT"]
     assert passed[-2:] == ["store LATEST", "end turn"]
-    assert gates_of(stepper, *MADE, ("w", "publish", 5000))[-4:] == ["end turn", "drop", "load WAKE", "end turn"]
-    assert gates_of(stepper, *MADE, ("w", "hand over")) == ["close"]
+    left = ["end turn", "lock byte 1 of draft", "unlock draft", "drop"]
+    pruned = ["pread name", "open draft", "pread draft", "ask who is there", "unlink draft"]
+    assert gates_of(stepper, *MADE, ("w", "publish", 5000))[-11:] == [*left, *pruned, "load WAKE", "end turn"]
+    assert gates_of(stepper, *MADE, ("w", "hand over"))[-4:] == [*left[1:3], "open draft", "close"]
 
 
 def test_what_stands_behind_a_gate_is_done(stepper: Stepper) -> None:

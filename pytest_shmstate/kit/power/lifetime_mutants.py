@@ -52,7 +52,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "the temporary name of a new segment is not removed",
         "O1",
         "matrix: create",
-        (Edit("ownership", "    finally:\n        remove_draft(draft)\n", "    finally:\n        pass\n"),),
+        (Edit("ownership", "    remove_draft(draft)\n    segment.is_new", "    segment.is_new"),),
     ),
     "successors-draft-stays": LifetimeMutant(
         "a move that an exception ends leaves what it had built",
@@ -82,7 +82,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "the successor never gets the name",
         "S3",
         "machine: moves",
-        (Edit("title", "            os.rename(self._draft, path)", "            pass"),),
+        (Edit("title", "(os.link if self._is_restored else os.rename)(self._draft, owned.path)", "pass"),),
     ),
     "turn-is-kept": LifetimeMutant(
         "who shares a state keeps the turn when it has published",
