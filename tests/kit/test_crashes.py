@@ -41,14 +41,14 @@ def test_shmstate_survives_whatever_is_done_to_its_writer(stepper: Stepper, slot
     for kind in KINDS:
         assert len(gates_of(matrix.cells, "first create", kind)) == 14
         assert len(gates_of(matrix.cells, "take over", kind)) == 14
-        assert gates_of(matrix.cells, "publish", kind)[3:] == [
+        assert gates_of(matrix.cells, "publish", kind)[4:] == [
             *("store INTENT", "fill 0" if slots == 2 else "fill 2", "fill 0" if slots == 2 else "fill 2"),
             *(f"store LENGTH {2 % slots}", f"store PUBLISHED {2 % slots}", "store LATEST"),
         ]
         assert {"store INTENT", "rename name"} <= set(gates_of(matrix.cells, "growing publish", kind))
         assert {"store INTENT", "rename name"} <= set(gates_of(matrix.cells, "resize", kind))
         assert gates_of(matrix.cells, "hand over", kind) == ["close"]
-        assert gates_of(matrix.cells, "close", kind) == ["ask for the name", "unlink name", "close"]
+        assert gates_of(matrix.cells, "close", kind) == ["store OWNER_PID", "ask for the name", "unlink name", "close"]
 
 
 def test_a_version_that_was_begun_appears_with_its_last_store_or_with_the_name(stepper: Stepper) -> None:
