@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 import numpy as np
 import pytest
 
-from shmstate import ShmStateError, StateReader, StateWriter, lending, publishing
+from shmstate import StateReader, StateWriter, lending, publishing
 from shmstate.layout import NEW_PREFIX, OLD_PREFIX, SHM_DIR
 
 #: Where a publish is under way. What these call is stopped as a whole.
@@ -202,61 +202,9 @@ def test_an_exception_before_any_instruction_of_closing_lets_it_be_closed_again(
     assert number > 20
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_writer_that_a_signal_handler_closes_in_the_middle_leaves_nothing(name: str, case: Case) -> None:
-    number = 0
-    while True:
-        if case.is_adopted:
-            left = StateWriter(name, codec="raw", slots=7)
-            left.publish(b"left")
-            left.close(unlink=False)
-        writer = StateWriter(name, **case.options)
-        if not case.is_adopted:
-            writer.publish(payload_of(case, 1))
-        if case.is_moved:
-            with StateWriter(name, **case.options) as other:
-                other.trim()
-        try:
-            was_closed = acted_at(number, writer.close, functools.partial(case.act, writer))
-        except ShmStateError:
-            was_closed = True
-        in_a_thread(functools.partial(is_closed, writer))
-        assert list(own_files(name)) == []
-        if not was_closed:
-            break
-        number += STEP + 4
-    assert number > 50
-
-
 def is_closed(writer: StateWriter) -> bool:
     writer.close()
     return True
-
-
-def acted_at(number: int, action: Callable[[], object], act: Callable[[], object]) -> bool:
-    """Do something, and something else before an instruction of it."""
-    left = [number]
-
-    def trace(frame: types.FrameType, event: str, _arg: object) -> Any:
-        if not is_stopped_in(frame):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            left[0] -= 1
-            if left[0] == -1:
-                sys.settrace(None)
-                action()
-                return None
-        return trace
-
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(trace)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return left[0] < 0
 
 
 def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -187,8 +187,23 @@ def test_the_state_lives_until_the_last_of_its_writers_closes(name: str) -> None
         assert reader.get() == "b"
 
 
+#: When the states of the test that runs were created: other tests run beside it.
+created: List[str] = []
+
+
+@pytest.fixture(autouse=True)
+def own_states() -> None:
+    created.clear()
+
+
 def old_segments() -> List[str]:
-    return [file for file in os.listdir(SHM_DIR) if file.startswith(OLD_PREFIX)]
+    """Second names of the states that ``remember`` was called with."""
+    return [file for file in os.listdir(SHM_DIR) if file.startswith(tuple(created) or "/")]
+
+
+def remember(writer: StateWriter) -> StateWriter:
+    created.append(f"{OLD_PREFIX}{writer._segment.identity().created_ns:x}.")
+    return writer
 
 
 def is_kept_alive_by(living: StateWriter, name: str) -> bool:
@@ -218,6 +233,7 @@ def test_a_writer_that_moves_the_state_and_closes_takes_it_away_from_none(
 ) -> None:
     before = old_segments()
     with StateWriter(name, shared=True, max_size=4096) as living:
+        remember(living)
         for number in range(8):
             living.publish(number)
         for _ in range(2):
@@ -238,6 +254,7 @@ def test_a_writer_that_moves_the_state_and_is_killed_takes_it_away_from_none(
 ) -> None:
     before = old_segments()
     with StateWriter(name, shared=True, max_size=4096) as living:
+        remember(living)
         for number in range(8):
             living.publish(number)
         child = start(children.share_and_move, name, move)
@@ -252,7 +269,7 @@ def test_writers_that_are_moves_behind_each_other_keep_the_state_alive(name: str
     before = old_segments()
     writers = []
     for _ in range(4):  # each is left behind by the next one's move
-        writers.append(StateWriter(name, shared=True, max_size=4096))
+        writers.append(remember(StateWriter(name, shared=True, max_size=4096)))
         writers[-1].publish(len(writers))
         writers[-1].trim()
     reader = StateReader(name)
@@ -270,7 +287,7 @@ def test_writers_that_are_moves_behind_each_other_keep_the_state_alive(name: str
 
 def test_a_writer_that_ends_without_having_followed_leaves_nothing(name: str) -> None:
     before = old_segments()
-    behind = StateWriter(name, shared=True)
+    behind = remember(StateWriter(name, shared=True))
     behind.publish(1)
     mover = StateWriter(name, shared=True)
     mover.trim()
@@ -287,6 +304,8 @@ def test_what_killed_writers_left_of_their_moves_is_reclaimed(start: Start, name
     assert behind.line() == "ready"
     mover = start(children.share_and_move, name, "trim")
     assert mover.line() == "moved"
+    with StateWriter(name, shared=True) as seen:
+        remember(seen)
     assert len(old_segments()) == len(before) + 1
     behind.kill()
     mover.kill()
@@ -298,7 +317,7 @@ def test_what_killed_writers_left_of_their_moves_is_reclaimed(start: Start, name
 
 
 def test_a_second_name_that_leads_nowhere_else_is_reclaimed(name: str) -> None:
-    behind = StateWriter(name, shared=True)
+    behind = remember(StateWriter(name, shared=True))
     behind.publish(1)
     with StateWriter(name, shared=True) as mover:
         mover.trim()
