@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 from shmstate import FleetError, StateWriter, reclaim
+from shmstate.errors import SystemRefused
 from shmstate.fleet import FleetQuery, Gateway
 from shmstate.fleet.outgoing import HostStates
 from tests.core.children import Child, until
@@ -377,7 +378,7 @@ def test_a_gateway_that_can_open_no_more_states_names_them_and_sends_the_others(
     with Gateway("h1", states=[f"{prefix}*"], listen=[place]), FleetQuery(f"{prefix}*", connect=[place]) as query:
         query.ask(30)
         writers = []
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(SystemRefused, match="Too many open files"):
             for index in range(100):
                 writers.append(several.enter_context(StateWriter(f"{prefix}-{index}", max_size=4096)))
                 writers[-1].publish(index)
