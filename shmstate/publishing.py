@@ -171,15 +171,17 @@ def open_publishing(
         bound[0][INTENT]  # raises if it is closed: in a forked child no thread may be there to open the gate
         gate.acquire()
         has_turn = True
-        while True:
+        is_here = False
+        while not is_here:
+            segment = title.segment
             try:
                 title.take_turn()
             except (OSError, ValueError, ShmStateError):
                 bound[0][INTENT]  # a signal handler has closed it
                 raise
             settle()
-            if bound[0][INTENT] != RETIRED or not title.follow():
-                break
+            # What settles elsewhere has only had the turn at the segment that was left.
+            is_here = title.segment is segment and (bound[0][INTENT] != RETIRED or not title.follow())
         words = bound[0]
         words[wake_at] = words[wake_at] or int(notify)
         if words[wake_at] and bound[-1] is None:

@@ -175,7 +175,10 @@ class SharedTitle(Title):
 
     def end_turn(self) -> None:
         """Let the next one publish, also at a segment that was left."""
-        self._leave()
+        if not self._draft:
+            self._leave()
+        elif self._leaving is not None and self._leaving.fd >= 0:  # the next settle() finds out whether it was left
+            turns.end(self._leaving.fd)
         try:
             if self.segment.is_open:
                 turns.end(self.segment.fd)

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 import numpy as np
 import pytest
 
-from shmstate import StateReader, StateWriter, lending, publishing
+from shmstate import StateReader, StateWriter, lending, publishing, reclaim
 from shmstate.layout import NEW_PREFIX, OLD_PREFIX, SHM_DIR
 
 #: Where a publish is under way. What these call is stopped as a whole.
@@ -249,3 +249,52 @@ def test_each_call_between_taking_a_turn_and_ending_it_is_covered_by_a_handler()
         assert len(calls) >= 3
         for call in calls:
             assert any(entry.start <= call.offset < entry.end for entry in entries), (code.co_name, call)
+
+
+def test_a_writer_behind_keeps_the_state_alive_where_the_mover_was_interrupted(name: str) -> None:
+    number = FIRST
+    while True:
+        mover, behind = StateWriter(name, **SHARED), StateWriter(name, **SHARED)
+        mover.publish(b"1")
+        second_name = f"{OLD_PREFIX}{mover._segment.identity().created_ns:x}."
+        mover.trim()  # where the other one has not followed
+        was_interrupted = interrupted_at(number, mover.trim)
+        with StateReader(name) as reader:
+            mover.close()
+            assert reader.writer_alive
+            assert reclaim(name) == []
+            assert in_a_thread(functools.partial(behind.publish, b"2")) == 2
+            assert reader.read_bytes() == b"2"
+        behind.close()
+        assert list(own_files(name)) == []
+        assert not [file for file in os.listdir(SHM_DIR) if file.startswith(second_name)]
+        if not was_interrupted:
+            break
+        number += STEP
+    assert number > 50
+
+
+def test_a_writer_whose_move_was_interrupted_waits_for_its_turn_where_the_state_is_now(name: str) -> None:
+    with StateWriter(name, **SHARED) as mover, StateWriter(name, **SHARED) as other, StateReader(name) as reader:
+        mover.publish(b"1")
+        title: Any = mover._title
+        take_name = title.take_name
+
+        def take_name_and_stop() -> None:
+            take_name()
+            raise Interrupted
+
+        title.take_name = take_name_and_stop
+        with pytest.raises(Interrupted):
+            mover.trim()
+        published: List[int] = []
+        thread = threading.Thread(target=lambda: published.append(mover.publish(b"3")))
+        with other.loan(1) as view:
+            thread.start()
+            thread.join(0.1)
+            assert thread.is_alive()
+            view[:] = b"2"
+        thread.join(20)
+
+        assert (other.version, published) == (3, [3])
+        assert [snapshot.value for snapshot in reader.read_since(1).snapshots] == [b"2", b"3"]

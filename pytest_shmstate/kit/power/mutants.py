@@ -241,7 +241,7 @@ MUTANTS: Dict[str, Mutant] = {
         "who shares a state publishes on where it was, after another has moved it",
         "O6",
         "writers in turns, and a move",
-        (_writer("if bound[0][INTENT] != RETIRED or not title.follow():", "if True:"),),
+        (_writer("title.segment is segment and (bound[0][INTENT] != RETIRED or not title.follow())", "True"),),
     ),
     "w4-dropped": Mutant(
         "nobody is woken",
