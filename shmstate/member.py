@@ -195,8 +195,9 @@ class Member:
                 if reply is None:
                     break
                 kind, (answered, detail) = ForkingPickler.loads(reply)
-                if answered == number:  # and not one that came too late for its question
-                    return kind, detail
+                if answered != number:  # it came too late for its question
+                    continue
+                return kind, detail
         return None
 
     def stop_soon(self, timeout: float) -> None:

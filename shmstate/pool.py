@@ -162,9 +162,8 @@ class WorkerPool:
                     for run in (member.run for member in self._members.values() if not member.is_given_up)
                     if run is not None
                 }
-                for sentinel in connection.wait([*runs, self._wake_reader], _LOOK_AT_WORKERS):
-                    if sentinel in runs:  # the end is certain, even where no exit code can be had
-                        runs[sentinel].is_broken = True
+                for ended in runs.keys() & connection.wait([*runs, self._wake_reader], _LOOK_AT_WORKERS):
+                    runs[ended].is_broken = True  # the end is certain, even where no exit code can be had
                 self.supervise()
             except BaseException:  # an exception for this thread, or from user code; the others still need it
                 _log.exception("pool %r: supervision failed; will try again", self.fleet)

@@ -55,11 +55,10 @@ class Turn:
         given_back: Any = iter(taken)
         try:
             try:
-                while not taken:
+                left = math.inf
+                while not taken and left > 0:
                     left = min(deadline - time.monotonic(), _LONGEST_LOCK_WAIT)
                     taken.extend(filter(None, map(self._lock.acquire, (True,), (max(0.0, left),))))
-                    if left <= 0:
-                        break
                 yield bool(taken)
             finally:
                 deque(map(self._lock.__exit__, given_back, _NONE, _NONE), 0)

@@ -113,8 +113,9 @@ async def changes(
             if is_last_look:
                 return
             is_last_look = patience.has_lost(awaited)
-            if not is_last_look and not await sleeper.rest(after):
-                await asyncio.sleep(patience.nap())
+            if is_last_look or await sleeper.rest(after):
+                continue
+            await asyncio.sleep(patience.nap())
 
 
 class _Sleeper:

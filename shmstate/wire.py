@@ -69,11 +69,14 @@ class Outlet:
         depth = self._depth
         try:
             self._depth = depth + 1
-            for chunk in _chunks(message, depth):
-                while not self._put(chunk):
-                    wait()
+            self._put_all(message, depth, wait)
         finally:
             self._depth = depth
+
+    def _put_all(self, message: bytes, depth: int, wait: Callable[[], None]) -> None:
+        for chunk in _chunks(message, depth):
+            while not self._put(chunk):
+                wait()
 
     def begin(self, message: bytes) -> Iterator[bool]:
         """Write a message by and by: each step writes until there is no room, and yields whether it wrote anything."""

@@ -165,20 +165,21 @@ class Changes:
 
     def _pulse(self, host: str, pulse: wire.Pulse) -> None:
         with self._lock:
-            for state, brief in pulse.states.items():
-                if not self._is_asked(host, state):
-                    continue
-                held = self._held.get((host, state))
-                if not self._is_newer(host, pulse.gateway, pulse.seq, held):
-                    continue
-                if held is None or held.mark != (brief.created_ns, brief.version):
-                    self._to_ask.setdefault(host, set()).add(state)
-                elif held.facts.alive != brief.alive:
-                    facts = held.facts._replace(**brief._asdict(), gateway=pulse.gateway, seq=pulse.seq)
-                    self._held[host, state] = held = held._replace(facts=facts)
-                    self._happened(host, state, _News("writer", held))
+            for state in pulse.states:
+                self._compare(host, state, pulse)
             self._drop_those_gone(host, pulse)
             self._lock.notify_all()
+
+    def _compare(self, host: str, state: str, pulse: wire.Pulse) -> None:
+        held, brief = self._held.get((host, state)), pulse.states[state]
+        if not self._is_asked(host, state) or not self._is_newer(host, pulse.gateway, pulse.seq, held):
+            return
+        if held is None or held.mark != (brief.created_ns, brief.version):
+            self._to_ask.setdefault(host, set()).add(state)
+        elif held.facts.alive != brief.alive:
+            facts = held.facts._replace(**brief._asdict(), gateway=pulse.gateway, seq=pulse.seq)
+            self._held[host, state] = held = held._replace(facts=facts)
+            self._happened(host, state, _News("writer", held))
 
     def _drop_those_gone(self, host: str, pulse: wire.Pulse) -> None:
         for owner, state in list(self._held):

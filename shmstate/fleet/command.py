@@ -174,8 +174,9 @@ def _follow(query: Any, arguments: argparse.Namespace) -> int:
     with Changes(query, deadline=arguments.deadline) as changes:
         for seen, change in enumerate(changes, start=1):
             show(change)
-            if seen == arguments.count:
-                return 0
+            if seen != arguments.count:
+                continue
+            return 0
     raise FleetError(f"query of {query.states!r} was closed")
 
 

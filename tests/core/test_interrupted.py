@@ -60,8 +60,8 @@ def beat_when_a_look_is_due(writer: StateWriter) -> None:
     writer.beat()
 
 
-RAW = {"codec": "raw", "max_size": 4096}
-SHARED = {**RAW, "shared": True}
+RAW: Dict[str, Any] = {"codec": "raw", "max_size": 4096}
+SHARED: Dict[str, Any] = {**RAW, "shared": True}
 ARRAY = {"codec": "array", "max_size": 4096}
 CASES = {
     "publish": Case(lambda writer: writer.publish(b"next"), RAW),
