@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from types import TracebackType
 from typing import Any, Optional, Type
 
 from shmstate.errors import InvalidOption, ViewInUse
 from shmstate.lent import is_held
 from shmstate.protocol import Publishing
+
+
+class _Guard:
+    __slots__ = ("__weakref__",)
 
 
 class Loan:
@@ -22,17 +27,21 @@ class Loan:
     change a state that readers have been given. Drop it (``del array``) inside the block.
     """
 
-    _is_in_place = False  # also of one whose making was cut short
-
     def __init__(self, name: str, nbytes: int, steps: Publishing, lifetime: object = None) -> None:
-        self._lifetime = lifetime  # the writer's: it is not closed while a loan is there
         self._name = name
         self._nbytes = nbytes
         self._steps = steps
         self._lent: Optional[memoryview] = None
         self._is_used = False
-        self._token = object()
+        self._is_in_place = False
+        # An exception from a signal may come before the first instruction of __exit__. Then the loan ends when it is
+        # garbage. Who has the turn keeps the token, so nothing is called for a loan that is over; a __del__ always is, and
+        # an exception from a signal in there would be lost.
+        guard = _Guard()
+        self._token = weakref.ref(guard, steps.drop)
+        self._guard = guard  # after the token: it goes after it
         self.version = 0
+        self._lifetime = lifetime  # the writer's: it is not closed while a loan is there, so it goes last
 
     def __enter__(self) -> memoryview:
         if self._is_used:
@@ -47,11 +56,6 @@ class Loan:
         except BaseException:
             self._steps.drop(self._token)  # without __enter__ there is no __exit__
             raise
-
-    def __del__(self) -> None:
-        # An exception from a signal may come before the first instruction of __exit__.
-        if self._is_in_place:
-            self._steps.drop(self._token)
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]

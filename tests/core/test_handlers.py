@@ -16,7 +16,6 @@ from typing import Any, Callable, Iterator, List
 import pytest
 
 import shmstate
-from shmstate import lending, publishing
 
 
 def loops_in_tries(tree: ast.AST, is_inside: bool = False) -> Iterator[ast.stmt]:
@@ -77,10 +76,3 @@ def test_a_backward_jump_that_a_table_leaves_out_is_found() -> None:
 
     assert found
     assert all(jump.startswith("follow, from line ") and jump.endswith("to line 4") for jump in found)
-
-
-@pytest.mark.parametrize("module", [publishing, lending])
-def test_publishing_has_no_loop_in_a_try(module: types.ModuleType) -> None:
-    tree = ast.parse(Path(str(module.__file__)).read_text())
-
-    assert [loop.lineno for loop in loops_in_tries(tree)] == []
