@@ -150,8 +150,10 @@ def _begin(parent: int, how: str, folders: tuple[str, ...]) -> None:
 
 def _forked() -> None:
     # The thread that forked may have been inside the hook of another thread's record: only this one lives on.
+    global _folders
     _busy.clear()
     _listeners.clear()
+    _folders = tuple(folder for folder in _folders if _counts_as_here(folder))  # it may be in another pid namespace
     if _folders:
         me = get_ident()
         _busy.add(me)

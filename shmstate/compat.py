@@ -16,14 +16,16 @@ from shmstate.errors import UnsupportedPlatform
 from shmstate.layout import SHM_DIR
 from shmstate.oserrors import translated
 
+#: The kernel's word for this kind of machine. Not platform.machine(), which starts a process on some systems.
+MACHINE: str = getattr(os, "uname", platform.uname)().machine
 #: x86-64 keeps stores in order among stores and loads among loads; the protocol needs no more (I2 in protocol.py).
-STRONGLY_ORDERED = platform.machine().lower() in ("x86_64", "amd64")
+STRONGLY_ORDERED = MACHINE.lower() in ("x86_64", "amd64")
 
 
 def require_platform() -> None:
     """Raise UnsupportedPlatform unless this is 64-bit Linux with a ``/dev/shm``."""
     if not sys.platform.startswith("linux") or sys.maxsize < 2**32:
-        raise UnsupportedPlatform(f"shmstate needs 64-bit Linux; this is {sys.platform} on {platform.machine()}")
+        raise UnsupportedPlatform(f"shmstate needs 64-bit Linux; this is {sys.platform} on {MACHINE}")
     try:
         with translated(f"{SHM_DIR} cannot be looked at", FileNotFoundError, NotADirectoryError):
             is_there = S_ISDIR(os.stat(SHM_DIR).st_mode)

@@ -42,6 +42,9 @@ SECONDS: Dict[str, Callable[[Both, Any], Any]] = {
     "WorkerPool start_timeout": lambda both, value: pool(both, start_timeout=value),
 }
 TIMEOUTS: Dict[str, Callable[[Both, Any], Any]] = {
+    "StateWriter lock_timeout": lambda both, value: StateWriter(
+        both[0].name + "-2", shared=True, lock_timeout=value
+    ).close(),
     "StateReader timeout": lambda both, value: StateReader(both[0].name, timeout=value).close(),
     "wait timeout": lambda both, value: both[1].wait(after=0, timeout=value),
     "attach timeout": lambda _both, value: QueryService("no-fleet").attach("a", timeout=value),

@@ -58,5 +58,7 @@ def test_each_leak_is_sent_once(judge: Judge, tmp_path: Path, mode: str, sent: o
         {"conftest.py": f"    LOG = {str(log)!r}\n{CONFTEST}", "test_it.py": TESTS}, f"--shmstate-leaks={mode}", *how
     )
 
-    assert sorted(log.read_text().splitlines()) == sent
-    assert ("ValueError: broken implementation" in judged.output) == bool(sent)
+    # Other tests make things meanwhile, which are sent as unattributed.
+    ours = [line for line in log.read_text().splitlines() if not line.startswith("unknown came during the run")]
+    assert sorted(ours) == sent
+    assert ("ValueError: broken implementation" in judged.output) == bool(log.read_text())

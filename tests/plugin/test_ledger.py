@@ -286,6 +286,27 @@ def test_a_run_inside_a_run_keeps_both_ledgers(run: Run, name: str) -> None:
     assert not os.path.exists(inner.folder)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may unshare a pid namespace")
+def test_a_fork_into_another_pid_namespace_writes_nothing_where_its_pid_means_another(run: Run) -> None:
+    program = """if True:
+        import ctypes, os, sys
+        if ctypes.CDLL(None).unshare(0x20000000):
+            sys.exit(3)
+        if not os.fork():
+            assert os.getpid() == 1
+            open("/dev/shm/" + sys.argv[1], "w").close()
+            os.unlink("/dev/shm/" + sys.argv[1])
+            os._exit(0)
+        sys.exit(os.wait()[1])
+    """
+    done = subprocess.run([sys.executable, "-c", program, f"test-{secrets.token_hex(4)}"], timeout=60)
+    if done.returncode == 3:
+        pytest.skip("no pid namespace can be made here")
+
+    assert done.returncode == 0
+    assert not [file for file in os.listdir(run.folder) if file.startswith("1.")]
+
+
 def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in (recorder.LEDGERS, recorder.PARENT):
         monkeypatch.delenv(variable, raising=False)
