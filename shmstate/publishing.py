@@ -38,10 +38,6 @@ def _as_it_is(payload: Any) -> Any:
     return payload
 
 
-def _do_nothing() -> None:
-    pass
-
-
 # Closures over prepared names: an attribute looked up costs as much as a load of a shared word. benchmarks/parts/numbers.py
 # holds the ratios that this buys.
 
@@ -189,10 +185,15 @@ def open_publishing(
 
     def end_turn_among_all() -> None:
         nonlocal has_turn
-        title.end_turn()
-        finish_closing()
-        has_turn = False
-        gate.release()
+        try:
+            title.end_turn()
+            finish_closing()
+        except BaseException:  # out of a second signal handler; other processes wait
+            title.end_turn()
+            raise
+        finally:
+            has_turn = False
+            gate.release()
 
     def is_nested() -> bool:
         """Whether this thread is in the middle of a publish already: a signal handler, or a loan's block, runs this."""
@@ -259,10 +260,7 @@ def open_publishing(
     # What is not called thousands of times a second.
 
     def look_for_name() -> None:
-        """Give the state its name again if another program has removed it. In the turn, after a publish or before one.
-
-        Raises StateNotFound or NameInUse if the name leads to another program's file; the next publish looks again.
-        """
+        """Give the state its name again if another program has removed it. Raises StateNotFound if it leads elsewhere."""
         nonlocal look_at
         if not title.is_named():
             move_to(title.segment.layout, *last_state(bound))
@@ -343,7 +341,7 @@ def open_publishing(
 
     def look_after_the_others() -> None:
         if title.shared and bound[0][INTENT] == RETIRED and not is_nested():
-            exclusively(_do_nothing)
+            exclusively(lambda: None)
 
     def close(give_up: Callable[[], None]) -> None:
         nonlocal closing

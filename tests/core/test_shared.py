@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pickle
 import signal
@@ -410,6 +411,30 @@ def test_signal_handlers_that_publish_are_refused_wherever_they_come(name: str) 
                 assert reader.get() == "after"
         finally:
             signal.signal(signal.SIGUSR1, before)
+
+
+def test_two_exceptions_in_a_row_leave_no_turn_behind(pair: Any) -> None:
+    """One where the turn is taken, and one more where it is ended for that."""
+    first, second, reader = pair
+    title: Any = first._title
+    for publish in (lambda: first.publish(1), first.trim, lambda: first.loan(1).__enter__()):
+        second.publish("before")
+        raised: List[str] = []
+
+        def interrupted(original: Any, step: str, raised: List[str] = raised) -> None:
+            delattr(title, step)
+            original()
+            raised.append(step)
+            raise KeyboardInterrupt
+
+        for step in ("take_turn", "end_turn"):
+            setattr(title, step, functools.partial(interrupted, getattr(title, step), step))
+        with pytest.raises(KeyboardInterrupt):
+            publish()
+        assert raised == ["take_turn", "end_turn"]
+        publish_within_patience(second, "other")
+        publish_within_patience(first, "after")
+        assert reader.get() == "after"
 
 
 def test_an_error_of_the_codec_takes_no_turn(pair: Any) -> None:
