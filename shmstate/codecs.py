@@ -261,7 +261,8 @@ def is_of_the_codec(error: Exception) -> bool:
     """
     if isinstance(error, (MemoryError, RecursionError)):
         return False
-    trace = error.__traceback__
+    # Not the first frame, which caught the error: until 3.13 a frame keeps what f_locals gave, the error with it.
+    trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
     while trace is not None:
         frame, trace = trace.tb_frame, trace.tb_next
         given: List[Any] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from types import TracebackType
 from typing import Callable, NoReturn, Optional, Type
@@ -63,6 +64,11 @@ class View:
         """Let go of the bytes. Idempotent. Raises ViewInUse while a slice, an array or the like refers to them."""
         if self._is_released:
             return
+        if is_held(self.data):
+            gc.collect()  # it may be garbage: the frames of an error refer to each other
+        self._let_go()
+
+    def _let_go(self) -> None:
         try:
             if is_held(self.data):
                 raise BufferError("it exists")
@@ -95,7 +101,7 @@ class View:
         else:
             # What refers to the bytes may be in the frames of the error: they go with it.
             try:
-                self.release()
+                self._let_go()
             except ViewInUse:
                 pass
         if not is_whole and (error is None or isinstance(error, Exception)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -193,6 +194,42 @@ def test_a_slice_that_outlives_the_block_is_told_too(both: Any) -> None:
     del part
     view.release()
     reader.close()
+
+
+def test_a_slice_that_only_garbage_refers_to_keeps_nothing_open(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+    gc.disable()
+    try:
+        for close in (False, True):
+            view = reader.view()
+            garbage: List[Any] = [view.data[2:5]]
+            garbage.append(garbage)
+            del garbage
+            (reader.close if close else view.release)()
+    finally:
+        gc.enable()
+
+
+def test_calls_that_saw_torn_bytes_leave_no_view_behind(both: Any) -> None:
+    """Without the garbage collector, which may come late."""
+    writer, reader = both
+    publish(writer, 1)
+
+    def sees_torn_bytes(data: memoryview) -> int:
+        if data[0] == 1:
+            part = data[1:]
+            publish(writer, 5)
+            raise ValueError(bytes(part)[:1])
+        return data[0]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert reader.apply(sees_torn_bytes) == 6
+        assert [view for view in reader._views if not view._is_released] == []
+    finally:
+        gc.enable()
 
 
 def test_an_array_of_numpy_that_outlives_the_block_is_told(both: Any) -> None:
