@@ -665,6 +665,8 @@ class Adder:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def hang(self) -> None:
+        with open("/proc/self/comm", "w", encoding="ascii") as file:  # for whoever waits until it does
+            file.write("hanging")
         while True:
             signal.pause()
 
