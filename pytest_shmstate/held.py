@@ -13,6 +13,7 @@ import sys
 import threading
 import types
 import weakref
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
 
@@ -87,16 +88,20 @@ def held_by(wanted: Sequence[Recognise]) -> Dict[int, str]:
         waiting: List[Any] = [{name: value}]
         while waiting and len(known) < MOST_OBJECTS:
             one = waiting.pop()
-            if id(one) in known and not isinstance(one, _PLAIN):
-                continue
+            is_plain = issubclass(type(one), _PLAIN)  # and not isinstance: that may run code of the object's class
+            if not is_plain:
+                if id(one) in known:
+                    continue
+                known[id(one)] = one
             for index, is_it in enumerate(wanted):
-                if index not in found and is_it(one, file):
-                    found[index] = f"{module}.{name}"
+                with suppress(Exception):  # out of the object's own code; such a one is not what is wanted
+                    if index not in found and is_it(one, file):
+                        found[index] = f"{module}.{name}"
             if len(found) == len(wanted):
                 return found
-            if not isinstance(one, _PLAIN):
-                known[id(one)] = one
-                waiting.extend(_next(one))
+            if not is_plain:
+                with suppress(Exception):
+                    waiting.extend(_next(one))
                 waiting.extend(finalizers.get(id(one), ()))
     return found
 
@@ -107,7 +112,7 @@ def _globals() -> Iterator[Tuple[str, str, str, Any]]:
     counted = [(name, module, file) for name, module, file in modules if file and not _is_tool(name, file)]
     for name, module, file in sorted(counted, key=lambda one: any(part in one[2] for part in INSTALLED)):
         for key, value in list(vars(module).items()):
-            if key not in BOOKKEEPING and not isinstance(value, types.ModuleType):
+            if key not in BOOKKEEPING and not issubclass(type(value), types.ModuleType):
                 yield name, key, file, value
 
 
@@ -123,9 +128,9 @@ def _is_tool(module: str, file: str) -> bool:
 
 
 def _next(one: Any) -> Iterable[Any]:
-    if isinstance(one, type):
+    if issubclass(type(one), type):
         return list(vars(one).values()) if _counts(one) else ()
-    if not _counts(type(one)) and type(one).__module__.split(".", maxsplit=1)[0] in TOOLS:
+    if not _counts(type(one)) and str(type(one).__module__).split(".", maxsplit=1)[0] in TOOLS:
         return ()
     if isinstance(one, types.FunctionType):
         return [*reach.following(one), *(one.__kwdefaults__ or {}).values(), one.__dict__]

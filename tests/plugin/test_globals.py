@@ -234,7 +234,42 @@ def test_processes_of_a_global_serve_later_tests(judge: Judge, options: Tuple[st
     assert judged.outcome("test_first")["teardown"] == "failed", judged.output
     assert judged.outcome("test_second")["call"] == "passed", judged.output
     held = {leak["fate"].split("`")[1] for leak in judged.ours if "still holds it" in leak["fate"]}
-    assert held == {"library._manager", "library._pool", "library._pid"}
+    assert held == {"library._manager", "library._pool", "library._pid"}, "\n".join(
+        f"{leak['name']}: {leak['fate']}" for leak in judged.ours
+    )
+    assert judged.removed()
+
+
+def test_an_object_that_cannot_be_looked_at_holds_nothing_and_harms_nothing(judge: Judge) -> None:
+    judged = judge(
+        {
+            "library.py": """
+                class Odd:
+                    pass
+
+                Odd.__module__ = property()
+
+                class Meta(type):
+                    def __getattribute__(self, name):
+                        raise RuntimeError(name)
+
+                class Worse(metaclass=Meta):
+                    pass
+
+                kept = [Odd(), Worse]
+            """,
+            "test_it.py": """
+                import library
+                from multiprocessing.shared_memory import SharedMemory
+
+                def test_first():
+                    SharedMemory(create=True, size=10).close()
+            """,
+        },
+    )
+
+    assert judged.outcome("test_first").get("teardown") == "failed", judged.output
+    assert "left behind: 1 segment" in judged.output
     assert judged.removed()
 
 
