@@ -87,7 +87,9 @@ class Aftermath:
         self._sysv_before = sysv_before
         self._told = told
         ended = {worker for worker, word, _ in told if word == "end"}
-        self._done = {tuple(content[:3]) for _, word, content in told if word in ("allowed", "left")}
+        done = [content for _, word, content in told if word in ("allowed", "left")]
+        self._done = {(kind, name, mark) for kind, name, mark, _ in done if kind != PROCESS}
+        self._done_processes = {(pid, mark) for kind, _, mark, pid in done if kind == PROCESS}
         self._come = {name: inode for name, inode in census.listing().items() if before.get(name) != inode}
         ledger.refresh(only=self._come)
         self._past = Past(ledger, ended)
@@ -110,11 +112,7 @@ class Aftermath:
             known = begun.pid in self._ledger.begun
             whose = self._past.worker_of(begun.pid if known else begun.parent, begun.at)
             serves = begun.how != "fork" and is_service(begun.command)
-            if (
-                whose is not None
-                and not serves
-                and (PROCESS, census.command_of(begun.pid), begun.start) not in self._done
-            ):
+            if whose is not None and not serves and (begun.pid, begun.start) not in self._done_processes:
                 span = self._past.span_at(*whose)
                 command = census.command_of(begun.pid)
                 evidence = "its own ledger" if known else f"its environment: started by pid {begun.parent}"
@@ -136,7 +134,9 @@ class Aftermath:
             if pid in mine or pid in self._ledger.begun or itself is None or itself.state in census.OVER:
                 continue
             if self._ledger.folder in ledgers.split(os.pathsep) and parent.isdigit():
-                yield Begun(pid, itself.start, int(parent), census.born_at(itself), "exec", census.command_of(pid))
+                command = census.command_of(pid)
+                at = self._ledger.started_at(int(parent), census.born_at(itself), command)
+                yield Begun(pid, itself.start, int(parent), at, "exec", command)
 
     def owed(self) -> List[Found]:
         """What is left though the process that was to remove it at its end is gone, or does not hold it any more."""

@@ -209,7 +209,7 @@ class Attendant:
         self.watch.forget(found)
         own = settings.ignore[: len(settings.ignore) - len(self._settings.ignore)]
         if settings.leaks == "off" or self._allowed(found, leak, own):
-            self._run.tell(self._worker, "allowed", [found.kind, found.name, found.mark])
+            self._run.tell(self._worker, "allowed", found.as_told())
             return False
         return True
 
@@ -222,7 +222,7 @@ class Attendant:
             return replace(leak, fate="left in place (--shmstate-keep)")
         if settings.leaks == "warn" or holder:
             why = f": `{holder}` still holds it" if holder else " (mode warn)"
-            self._run.tell(self._worker, "left", [found.kind, found.name, found.mark, found.pid])
+            self._run.tell(self._worker, "left", found.as_told())
             return replace(leak, fate=f"left in place until the run ends{why}")
         leak = verdict.removed(found, leak)
         self.removals.add(leak)

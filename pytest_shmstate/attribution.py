@@ -17,7 +17,7 @@ import os
 import threading
 from dataclasses import dataclass
 from time import monotonic_ns  # by name: a test may put another clock into the module
-from typing import Dict, Iterable, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from pytest_shmstate import census, recorder
 from pytest_shmstate.known import is_service
@@ -52,6 +52,15 @@ class Found:
     how: str = ""
     #: What a process is called whose command line does not tell it from others.
     title: str = ""
+
+    @property
+    def key(self) -> Tuple[str, str, int, int]:
+        """What no other thing has at the same time. Of forks in one clock tick, the pid alone tells them apart."""
+        return (self.kind, self.name, self.mark, self.pid if self.kind == PROCESS else 0)
+
+    def as_told(self) -> List[Any]:
+        """Return what another process of the run needs to find it again, as JSON can keep it."""
+        return [self.kind, self.name, self.mark, self.pid]
 
     def there(self) -> bool:
         """Whether it still is."""

@@ -30,6 +30,8 @@ COMMAND_WIDTH = 120
 #: Of statx(2).
 AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
 STATX_BTIME, STATX_SIZE, STATX_BTIME_OFFSET = 0x800, 256, 80
+#: Nanoseconds: how coarse the kernel tells when a process was started.
+TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 #: Seconds in which a process that was just started becomes what it is to be; it takes far less.
 EXEC_PATIENCE = 0.2
 
@@ -212,7 +214,7 @@ def process(pid: int) -> Optional[Process]:
 
 def born_at(found: Process) -> int:
     """When it was started: CLOCK_MONOTONIC in nanoseconds, as exact as the clock ticks that the kernel counts."""
-    since_boot = found.start * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    since_boot = found.start * TICK
     asleep = clock_gettime_ns(CLOCK_BOOTTIME) - monotonic_ns()
     return since_boot - asleep
 

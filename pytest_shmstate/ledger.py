@@ -65,10 +65,11 @@ class Made(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a process was started: the stack there, and what a ``Process`` was to run, with its name."""
+    """Where a process was started: the stack there, what a ``Process`` was to run, with its name, and when: ns."""
 
     stack: Tuple[Frame, ...]
     title: str = ""
+    at: int = 0
 
 
 class Ledger:
@@ -158,14 +159,29 @@ class Ledger:
                 if maker == pid and at >= begun.at:
                     # A fork server's own frames say nothing.
                     server = any(frame[0].endswith("forkserver.py") for frame in frames)
-                    return self._launched(pid, born) if server else Start(_frames(frames), title)
-        parents = self.lineage(pid)[1:2]
+                    return self._launched(pid, born) if server else Start(_frames(frames), title, at)
+        return self._started(self.lineage(pid)[1:2], born, command)
+
+    def _started(self, parents: Sequence[int], born: int, command: str) -> Optional[Start]:
         starts = [
-            rest for at, maker, rest in self.others.get("starts", ()) if maker in parents and at <= born + LATEST_START
+            (*rest, at)
+            for at, maker, rest in self.others.get("starts", ())
+            if maker in parents and at <= born + LATEST_START
         ]
         same = [rest for rest in starts if rest[0] == "exec" and rest[1] and command.startswith(rest[1])]
         same = same or [rest for rest in starts if rest[0] == "launch" and "spawn_main" in command]
-        return Start(_frames(same[-1][2]), same[-1][3]) if same else None
+        return Start(_frames(same[-1][2]), same[-1][3], same[-1][-1]) if same else None
+
+    def started_at(self, parent: int, born: int, command: str) -> int:
+        """Return when ``parent`` started a process that keeps no ledger: CLOCK_MONOTONIC in nanoseconds.
+
+        ``born``: what the kernel says, which is up to a clock tick too early. Its parent's record is exact; without
+        one, the end of that tick is taken: had it been there when an earlier test ended, that test had been judged.
+        """
+        start = self._started([parent], born, command)
+        if start is not None and born - start.at < LATEST_BIRTH:
+            return start.at
+        return born + census.TICK
 
     def _launched(self, pid: int, born: int) -> Optional[Start]:
         """Finds the last start by a process above that had the fork server do it."""

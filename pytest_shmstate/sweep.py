@@ -114,7 +114,7 @@ def _told(folder: str) -> Iterator[Tuple[str, str, Any]]:
     In mode warn things are left until the run ends, and this one did not come to that: "left" does not count.
     """
     for worker, word, content in Run(folder, own=False).told():
-        is_entry = isinstance(content, list) and list(map(type, content)) == [str, str, int]
+        is_entry = isinstance(content, list) and list(map(type, content)) == [str, str, int, int]
         if word == "end" or (word == "allowed" and is_entry):
             yield worker, word, content
 

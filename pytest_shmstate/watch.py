@@ -53,7 +53,7 @@ class Watch:
         self._notices = Notices(census.SHM_DIR)
         self._table = census.sysv_table()
         self._shmids: Set[int] = set(census.sysv(self._table))
-        self._pending: Dict[Tuple[str, str, int], Found] = {}
+        self._pending: Dict[Tuple[str, str, int, int], Found] = {}
         #: (name, inode) that were looked at and are not ours.
         self._strange: Set[Tuple[str, int]] = set()
         #: Of those, which were made by processes that surely are strangers: (name, inode) -> pid.
@@ -85,7 +85,7 @@ class Watch:
 
     def forget(self, found: Found) -> None:
         """It is dealt with; should it stay, it is not found again."""
-        self._pending.pop((found.kind, found.name, found.mark), None)
+        self._pending.pop(found.key, None)
         self._strange.add((found.name, found.mark))
 
     def attend(self) -> None:
@@ -206,7 +206,7 @@ class Watch:
 
     def _add(self, found: Optional[Found]) -> None:
         if found is not None:
-            self._pending.setdefault((found.kind, found.name, found.mark), found)
+            self._pending.setdefault(found.key, found)
 
     # Whether it goes.
 
@@ -218,11 +218,11 @@ class Watch:
             if found.kind == PROCESS and self._attribution.serves(found.pid):
                 # When it was first seen, it had not yet become what it is.
                 self._attribution.services.add(found.pid)
-                self._pending.pop((found.kind, found.name, found.mark), None)
+                self._pending.pop(found.key, None)
             elif found.there():
                 left.append(found)
             else:
-                self._pending.pop((found.kind, found.name, found.mark), None)
+                self._pending.pop(found.key, None)
         return left
 
     def _is_kept(self, found: Found) -> bool:

@@ -404,3 +404,27 @@ def test_a_file_is_called_a_file_and_a_segment_a_segment(judge: Judge, way: str)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"/dev/shm/{name}")
     assert found == [kind], judged.output
+
+
+@pytest.mark.parametrize("mode", ["error", "warn"])
+def test_forks_of_one_clock_tick_are_all_named_and_all_ended(judge: Judge, mode: str) -> None:
+    """They have the command line and the start time of one another."""
+    judged = judge(
+        """
+        import os, signal
+
+        def test_forks():
+            for _ in range(12):
+                if os.fork() == 0:
+                    signal.pause()
+
+        def test_after():
+            pass
+        """,
+        f"--shmstate-leaks={mode}",
+    )
+
+    assert [leak["kind"] for leak in judged.ours] == ["process"] * 12
+    assert len({leak["pid"] for leak in judged.ours}) == 12
+    assert {leak["owner"]["name"] for leak in judged.ours} == {"test_it.py::test_forks"}
+    assert judged.removed()
