@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Callable, Optional
 
 from shmstate.bound_segment import MOST_WAKES, UNKNOWN, Bound, bind, last_state
-from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish, ShmStateError
+from shmstate.errors import CorruptSegment, NotPublished, ReentrantPublish, ShmStateError, StateNotFound
 from shmstate.layout import (
     HEARTBEAT,
     INTENT,
@@ -127,7 +127,7 @@ def open_publishing(
                     publishing = False
                     finish_closing()
                     end_turn()
-                raise (corrupt() if is_corruption(error) else error)  # noqa: B904
+                raise (told(error))  # noqa: B904
 
         return publish
 
@@ -203,8 +203,11 @@ def open_publishing(
         bound[0][INTENT]  # raises if it is closed: a forked child has a copy of a publish that is under way
         return reentrant_error(name)
 
-    def is_corruption(error: BaseException) -> bool:
-        return type(error) is ValueError and bool(bound[0][LATEST] >= RETIRED)
+    def told(error: BaseException) -> BaseException:
+        """Return what to raise for what ended a publish. Raises WriterClosed if a signal handler has closed it meanwhile."""
+        if isinstance(error, (ValueError, OSError, StateNotFound)) and bound[0][LATEST] >= RETIRED:
+            return corrupt()
+        return error
 
     def corrupt() -> CorruptSegment:
         return corrupt_error(name, bound[0][LATEST])

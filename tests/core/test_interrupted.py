@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import os
@@ -13,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 import numpy as np
 import pytest
 
-from shmstate import StateReader, StateWriter, lending, publishing, reclaim
+from shmstate import StateReader, StateWriter, WriterClosed, lending, publishing, reclaim
 from shmstate.layout import NEW_PREFIX, OLD_PREFIX, SHM_DIR
 
 #: Where a publish is under way. What these call is stopped as a whole.
@@ -88,8 +89,12 @@ def is_stopped_in(frame: types.FrameType) -> bool:
     return os.path.basename(frame.f_code.co_filename) in FILES
 
 
-def interrupted_at(number: int, act: Callable[[], object]) -> bool:
-    """Do something, and raise Interrupted before the instruction ``number`` of it. False if it has fewer."""
+def interrupt() -> None:
+    raise Interrupted
+
+
+def interrupted_at(number: int, act: Callable[[], object], handle: Callable[[], object] = interrupt) -> bool:
+    """Do something, and call ``handle`` before the instruction ``number`` of it. False if it has fewer."""
     left = [number]
 
     def trace(frame: types.FrameType, event: str, _arg: object) -> Any:
@@ -99,7 +104,8 @@ def interrupted_at(number: int, act: Callable[[], object]) -> bool:
         if event == "opcode":
             left[0] -= 1
             if left[0] == -1:
-                raise Interrupted
+                handle()
+                frame.f_locals  # until 3.13 variables that others have are set back to what this showed last
         return trace
 
     before = sys.gettrace()
@@ -200,6 +206,38 @@ def test_an_exception_before_any_instruction_of_closing_lets_it_be_closed_again(
 def is_closed(writer: StateWriter) -> bool:
     writer.close()
     return True
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_handler_that_closes_the_writer_before_any_instruction_closes_it(name: str, case: Case) -> None:
+    number = FIRST
+    while True:
+        if case.is_adopted:
+            left = StateWriter(name, codec="raw", slots=7)
+            left.publish(b"left")
+            left.close(unlink=False)
+        writer = StateWriter(name, **case.options)
+        other = StateWriter(name, **case.options) if case.options.get("shared") else None
+        writer.publish(payload_of(case, 1))
+        if case.is_moved and other:
+            other.trim()
+        was_interrupted = False
+        with contextlib.suppress(WriterClosed):
+            was_interrupted = interrupted_at(number, functools.partial(case.act, writer), writer.close)
+        was_interrupted = was_interrupted or not writer._title.is_held
+        in_a_thread(functools.partial(is_closed, writer))
+        with pytest.raises(WriterClosed):
+            writer.publish(payload_of(case, 2))
+        if other:
+            in_a_thread(functools.partial(other.publish_bytes, b"other"))
+            with StateReader(name) as reader:
+                assert reader.read_bytes() == b"other"
+            other.close()
+        assert list(own_files(name)) == []
+        if not was_interrupted:
+            break
+        number += STEP
+    assert number > 50
 
 
 def codes_in(code: types.CodeType) -> Iterator[types.CodeType]:
