@@ -17,13 +17,14 @@ from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Tuple, T
 
 from shmstate import worker
 from shmstate.codecs import CodecLike, codec_named
+from shmstate.compat import require_platform
 from shmstate.ending import Ending
 from shmstate.errors import InvalidOption, ShmStateError, UnknownWorker, WorkerDied
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
 from shmstate.lifeline import Lifeline
 from shmstate.member import Member
 from shmstate.options import check_seconds, check_whole
-from shmstate.query import Answer, QueryService, state_name
+from shmstate.query import Answer, Answers, QueryService, answers_of, state_name
 from shmstate.runs import GUARD, OutOfTime, deadline_after, join
 from shmstate.sync import DEFAULT_INTERVAL
 from shmstate.wire import Broken
@@ -80,6 +81,7 @@ class WorkerPool:
         slots: int = DEFAULT_SLOTS,
         max_size: int = DEFAULT_MAX_SIZE,
     ) -> None:
+        require_platform()
         if start_method not in START_METHODS:
             raise InvalidOption(f"start_method={start_method!r} is none of {', '.join(START_METHODS)}")
         if not machines:
@@ -245,9 +247,9 @@ class WorkerPool:
         self._supervise_without_a_thread()
         return self._service.query(worker_name)
 
-    def query_all(self) -> Dict[str, Answer]:
-        """The latest state of every worker."""
-        return {name: self.query(name) for name in self._members}
+    def query_all(self) -> Answers:
+        """The latest state of every worker; ``problems`` of the answers has the error of each that cannot be read."""
+        return answers_of(self._members, self.query, self.fleet)
 
     def ask(self, worker_name: str, timeout: Optional[float] = None) -> Any:
         """The worker's present state over IPC: waits until it has handled its current message, and has replied.

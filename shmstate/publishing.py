@@ -205,9 +205,8 @@ def open_publishing(
 
     def told(error: BaseException) -> BaseException:
         """Return what to raise for what ended a publish. Raises WriterClosed if a signal handler has closed it meanwhile."""
-        if isinstance(error, (ValueError, OSError, StateNotFound)) and bound[0][LATEST] >= RETIRED:
-            return corrupt()
-        return error
+        is_corrupt = isinstance(error, (ValueError, OSError, StateNotFound)) and bound[0][LATEST] >= RETIRED
+        return corrupt() if is_corrupt else error
 
     def corrupt() -> CorruptSegment:
         return corrupt_error(name, bound[0][LATEST])

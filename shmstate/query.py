@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple, Type
 
 from shmstate import ownership
 from shmstate.codecs import CodecLike
@@ -44,6 +44,17 @@ class Answers(Dict[str, Answer]):
     def __init__(self, *answers: Any, **named: Answer) -> None:
         super().__init__(*answers, **named)
         self.problems: Dict[str, ShmStateError] = {}
+
+
+def answers_of(workers: Iterable[str], query: Callable[[str], Answer], fleet: str) -> Answers:
+    """Ask ``query`` for each worker. Errors of one do not disturb the others: they go to ``problems``."""
+    answers = Answers()
+    for worker in workers:
+        try:
+            answers[worker] = query(worker)
+        except MEMBER_ERRORS as error:
+            answers.problems[worker] = problem_of(error, state_name(fleet, worker))
+    return answers
 
 
 class _Known:

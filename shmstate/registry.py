@@ -44,7 +44,8 @@ class StateInfo(NamedTuple):
     """One state as it was when it was looked at. ``problem`` says why the rest is missing, if it is."""
 
     name: str
-    alive: bool = False
+    #: Whether a living writer owns it; None if that is not known.
+    alive: Optional[bool] = None
     version: int = 0
     #: Bytes of the latest state; 0 before the first publish.
     nbytes: int = 0

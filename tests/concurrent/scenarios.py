@@ -263,7 +263,7 @@ def thousand(states: int, limit: int) -> Report:
     infos = shmstate.list_states(own("many"))
     report = {
         "whole": whole_ones,
-        "alive": sum(info.alive for info in infos),
+        "alive": sum(info.alive is True for info in infos),
         "most_memory": max(info.memory for info in infos),
         "descriptors_a_writer": (with_writers - before) / states,
         "descriptors_a_reader": (with_readers - with_writers) / states,

@@ -5,11 +5,21 @@ import platform
 import subprocess
 import sys
 from multiprocessing import resource_tracker, shared_memory
-from typing import Callable
+from typing import Callable, List
 
 import pytest
 
-from shmstate import StateReader, StateWriter, UnsupportedPlatform, compat, list_states, ownership, reclaim
+from shmstate import (
+    QueryService,
+    StateReader,
+    StateWriter,
+    UnsupportedPlatform,
+    WorkerPool,
+    compat,
+    list_states,
+    ownership,
+    reclaim,
+)
 from shmstate.memory import path_of
 from tests.core import children
 from tests.core.children import Child, run
@@ -103,10 +113,17 @@ def test_a_map_not_asked_to_be_writable_is_not(tmp_path: object) -> None:
             mapped[0:1] = b"x"
 
 
-USES = [lambda: StateWriter("x"), lambda: StateReader("x"), list_states, reclaim]
+USES: List[Callable[[], object]] = [
+    lambda: StateWriter("x"),
+    lambda: StateReader("x"),
+    list_states,
+    reclaim,
+    lambda: WorkerPool("x", {"w": dict}),  # type: ignore[dict-item]
+    lambda: QueryService("x").query_all(),
+]
 
 
-@pytest.mark.parametrize("use", USES, ids=["writer", "reader", "list_states", "reclaim"])
+@pytest.mark.parametrize("use", USES, ids=["writer", "reader", "list_states", "reclaim", "pool", "query"])
 @pytest.mark.parametrize(
     ("where", "what", "value"),
     [(sys, "platform", "darwin"), (sys, "platform", "win32"), (sys, "maxsize", 2**31 - 1)],
@@ -124,7 +141,7 @@ def test_another_platform_is_refused(
             use()
 
 
-@pytest.mark.parametrize("use", USES, ids=["writer", "reader", "list_states", "reclaim"])
+@pytest.mark.parametrize("use", USES, ids=["writer", "reader", "list_states", "reclaim", "pool", "query"])
 def test_a_machine_without_shared_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, use: Callable[[], object], tmp_path: object
 ) -> None:

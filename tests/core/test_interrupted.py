@@ -105,7 +105,7 @@ def interrupted_at(number: int, act: Callable[[], object], handle: Callable[[], 
             left[0] -= 1
             if left[0] == -1:
                 handle()
-                frame.f_locals  # until 3.13 variables that others have are set back to what this showed last
+                _ = frame.f_locals  # until 3.13 variables that others have are set back to what this showed last
         return trace
 
     before = sys.gettrace()

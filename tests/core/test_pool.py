@@ -22,6 +22,7 @@ import pytest
 
 from shmstate import (
     Codec,
+    DecodeError,
     EncodeError,
     InvalidName,
     InvalidOption,
@@ -101,6 +102,32 @@ def test_messages_go_in_and_states_come_out(prefix: str, method: str) -> None:
         assert pool.ask("w1") == answers["w1"].value
         assert pool.workers() == ["w1", "w2"]
         assert pool.restarted == {"w1": 0, "w2": 0}
+
+
+def test_a_worker_that_cannot_be_read_does_not_lose_the_others_answers(prefix: str) -> None:
+    def decode(payload: Any) -> int:
+        if int(payload) == os.getpid():
+            raise ValueError("this is mine")
+        return int(payload)
+
+    class Says:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def handle(self, message: Any) -> None:
+            self.number = message
+
+        def state(self) -> int:
+            return self.number
+
+    codec = Codec("own", lambda value: b"%d" % value, decode)
+    machines = {"w1": partial(Says, 5), "w2": partial(Says, os.getpid()), "w3": partial(Says, 7)}
+    with WorkerPool(prefix, machines, start_method="fork", interval=0.01, codec=codec) as pool:
+        answers = pool.query_all()
+
+        assert {worker: answer.value for worker, answer in answers.items()} == {"w1": 5, "w3": 7}
+        assert list(answers.problems) == ["w2"]
+        assert isinstance(answers.problems["w2"], DecodeError)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_listed_with_its_problem(prefix: str) -> None:
             os.unlink(path)
 
     assert "13 bytes are too few" in broken.problem
-    assert (broken.name, broken.alive, broken.version) == (prefix + "-broken", False, 0)
+    assert (broken.name, broken.alive, broken.version) == (prefix + "-broken", None, 0)
     assert fine.problem == ""
 
 

@@ -175,7 +175,7 @@ def test_the_state_lives_until_the_last_of_its_writers_closes(name: str) -> None
     first, second = StateWriter(name, shared=True), StateWriter(name, shared=True)
     first.publish("a")
     with StateReader(name) as reader:
-        alive = [reader.writer_alive]
+        alive: List[Any] = [reader.writer_alive]
         first.close()
         alive += [reader.writer_alive, list_states(name)[0].alive]
         assert reclaim(name) == []
