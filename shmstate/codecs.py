@@ -256,11 +256,16 @@ def flat_encoder(codec: Codec) -> Callable[[Any], Any]:
 def is_of_the_codec(error: Exception) -> bool:
     """Whether ``error``, which came out of a codec, says something of what it was given.
 
-    MemoryError and RecursionError do not, nor does an exception of a signal handler, which Python runs between any two
-    steps of a codec. A handler is called with the frame that it interrupts, which is the caller of its own frame.
+    MemoryError and RecursionError do not, nor does an exception of a signal handler.
     """
-    if isinstance(error, (MemoryError, RecursionError)):
-        return False
+    return not isinstance(error, (MemoryError, RecursionError)) and not is_of_a_handler(error)
+
+
+def is_of_a_handler(error: BaseException) -> bool:
+    """Whether a signal handler raised ``error``, as Python runs one between any two steps of what is called here.
+
+    A handler is called with the frame that it interrupts, which is the caller of its own frame.
+    """
     # Not the first frame, which caught the error: until 3.13 a frame keeps what f_locals gave, the error with it.
     trace = error.__traceback__.tb_next if error.__traceback__ is not None else None
     while trace is not None:
@@ -269,8 +274,8 @@ def is_of_the_codec(error: Exception) -> bool:
         for value in frame.f_locals.values():
             given.extend(value if isinstance(value, tuple) else (value,))
         if frame.f_back is not None and any(value is frame.f_back for value in given):
-            return False
-    return True
+            return True
+    return False
 
 
 def codec_for_reading(asked: Optional[CodecLike], written: str, state: str) -> Codec:

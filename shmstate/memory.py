@@ -268,7 +268,7 @@ def build(
             raise
         return fd
     except BaseException:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # the first error says more
             made.unlink()
         raise
     finally:

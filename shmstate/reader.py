@@ -8,7 +8,7 @@ from typing import Any, AsyncIterator, Callable, NamedTuple, Optional, Tuple, Ty
 
 from shmstate import options, ownership, reading, waiting
 from shmstate.attachment import Attachment
-from shmstate.codecs import Codec, CodecLike, codec_for_reading, is_of_the_codec
+from shmstate.codecs import Codec, CodecLike, codec_for_reading, is_of_a_handler, is_of_the_codec
 from shmstate.compat import require_platform
 from shmstate.errors import DecodeError, InvalidOption, Overwritten, ReaderClosed, ReadTimeout
 from shmstate.handle import Handle
@@ -201,7 +201,7 @@ class StateReader(Handle):
             try:
                 result = function(view.data)
             except Exception as error:
-                if view.valid or not is_of_the_codec(error):
+                if view.valid or is_of_a_handler(error):
                     raise
                 continue
             if view.valid:

@@ -12,6 +12,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Type
 
+from shmstate.codecs import is_of_a_handler
 from shmstate.errors import WriterClosed
 from shmstate.options import check_seconds
 from shmstate.writer import StateWriter
@@ -156,6 +157,8 @@ class StateSync:
         except WriterClosed:
             raise
         except Exception as error:
+            if is_of_a_handler(error):
+                raise
             self._count(errors=1)
             if repr(error) != repr(self.error):
                 _log.exception("state %r was not published; will try again", self._writer.name)

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Callable, NoReturn, Optional, Type
 
+from shmstate.codecs import is_of_a_handler
 from shmstate.errors import ViewInUse
 from shmstate.lent import is_held
 from shmstate.reading import SegmentReader
@@ -104,7 +105,7 @@ class View:
                 self._let_go()
             except ViewInUse:
                 pass
-        if not is_whole and (error is None or isinstance(error, Exception)):
+        if not is_whole and (error is None or (isinstance(error, Exception) and not is_of_a_handler(error))):
             raise self._gone(self.version) from error
 
     def __repr__(self) -> str:

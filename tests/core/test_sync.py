@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 import time
 from typing import Any, Callable, Iterator, List, Optional, Tuple
@@ -294,6 +295,25 @@ def test_a_state_that_does_not_encode_is_an_error_of_the_step(pair: Pair) -> Non
 
     assert isinstance(sync.error, EncodeError)
     assert sync.stats.errors == 1
+
+
+def test_an_exception_of_a_signal_handler_goes_through_the_step(pair: Pair) -> None:
+    def raise_it(_number: int, _frame: Any) -> None:
+        raise TimeoutError("the handler's")
+
+    def state() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    sync = StateSync(pair[0], state, interval=HOUR)
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    try:
+        with pytest.raises(TimeoutError, match="the handler's"):
+            sync.poll()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert sync.error is None
+    assert sync.stats.errors == 0
 
 
 def test_the_same_error_is_logged_once_and_another_again(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import gc
 import pickle
+import signal
 import subprocess
 import sys
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
@@ -96,6 +97,48 @@ def test_an_error_of_torn_bytes_is_told_as_what_it_comes_from(both: Any) -> None
             raise torn
 
     assert caught.value.__cause__ is torn
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    """A handler of SIGUSR1 that raises an ordinary exception."""
+
+    def raise_it(_number: int, _frame: Any) -> None:
+        raise TimeoutError("the handler's")
+
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize("way", ["block", "apply"])
+def test_an_exception_of_a_signal_handler_is_not_taken_for_one_of_torn_bytes(both: Any, way: str) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    def spoil(_data: memoryview) -> None:
+        publish(writer, SLOTS)
+        signal.raise_signal(signal.SIGUSR1)
+
+    with pytest.raises(TimeoutError, match="the handler's"):
+        if way == "apply":
+            reader.apply(spoil)
+        with reader.view() as view:
+            spoil(view.data)
+
+
+def test_a_call_that_runs_out_of_memory_for_torn_bytes_is_made_again(both: Any) -> None:
+    writer, reader = both
+    publish(writer, 1)
+
+    def decode(data: memoryview) -> int:
+        if data[0] == 1:
+            publish(writer, SLOTS)
+            raise MemoryError
+        return data[0]
+
+    assert reader.apply(decode) == SLOTS + 1
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
