@@ -88,6 +88,8 @@ class Attribution:
         self._pid = pid
         #: (pid, start) of processes that were seen to run -> when that was first, and whose they are.
         self._born: Dict[Tuple[int, int], Tuple[int, Span]] = {}
+        #: Pid -> the start of the process that had it, and when that was seen to have ended: CLOCK_MONOTONIC, ns.
+        self._ended: Dict[int, Tuple[int, int]] = {}
         #: Services below this process that were seen to run: what a fork server forks is looked for at every test.
         self.services: Set[int] = set()
         #: Threads of this process, by ident -> the span in which each was first seen.
@@ -106,6 +108,8 @@ class Attribution:
             return None
         if creator != self._pid:
             self._ledger.refresh()
+            if self._has_ended(creator):  # segments of its own were taken in before it was seen to have ended
+                return None
         whose = span if creator == self._pid else self.span_of(creator, None)
         if whose is None:
             return None
@@ -238,13 +242,38 @@ class Attribution:
         return span if span is not None and span.owner.what == "fixture" and not span.due else None
 
     def _by_kernel(self, entry: census.Entry, span: Span, pid: int) -> Optional[Found]:
-        if pid <= 0:
+        if pid <= 0 or self._is_another(pid, entry.name):
             return None
         whose = span if pid == self._pid else self.span_of(pid, None)
         if whose is None:
             return None
         kind = SEGMENT if entry.kind == FILE and entry.is_regular and self._keeps_ledger(pid) else entry.kind
         return Found(kind, entry.name, entry.inode, whose, f"the kernel: made by pid {pid}", pid)
+
+    def see_ends(self) -> None:
+        """Note which processes have ended: their pids may be other programs' from now on."""
+        now = monotonic_ns()
+        for pid, begun in list(self._ledger.unended.items()):
+            if not census.runs(pid, begun.start):
+                del self._ledger.unended[pid]
+                self._ended[pid] = begun.start, now
+
+    @property
+    def may_see_ends(self) -> bool:
+        """Whether a process of this run may have ended unseen."""
+        return bool(self._ledger.unended)
+
+    def _has_ended(self, pid: int) -> int:
+        """When the process of this run that had the pid last was seen to have ended; 0: it was not."""
+        start, seen = self._ended.get(pid, (0, 0))
+        begun = self._ledger.process(pid) if seen else None
+        return seen if begun is not None and begun.start == start else 0
+
+    def _is_another(self, pid: int, name: str) -> bool:
+        """Whether the pid was no process of this run any more when the entry was made."""
+        ended = self._has_ended(pid)
+        born = census.born(name) if ended else None
+        return bool(ended) and (born is None or born > ended)
 
     def _keeps_ledger(self, pid: int) -> bool:
         """Whether the process would have written down a file that it opened: what it made silently, C code made."""

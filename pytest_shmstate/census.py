@@ -77,7 +77,13 @@ class Process(NamedTuple):
 def born(name: str) -> Optional[int]:
     """When an entry was made: CLOCK_MONOTONIC in nanoseconds. None where the kernel does not keep it, or it is gone."""
     birth = birth_of(name)
-    return None if birth is None else monotonic_ns() - (clock_gettime_ns(CLOCK_REALTIME) - birth)
+    return None if birth is None else birth + min(_between_clocks() for _ in range(3))
+
+
+def _between_clocks() -> int:
+    """From CLOCK_REALTIME to CLOCK_MONOTONIC. Too much by the time that passes between the two looks."""
+    realtime = clock_gettime_ns(CLOCK_REALTIME)
+    return monotonic_ns() - realtime
 
 
 def birth_of(name: str) -> Optional[int]:

@@ -86,6 +86,8 @@ class Ledger:
         self._offsets: Dict[str, int] = {}
         #: By pid, oldest first: a pid may come back.
         self.begun: Dict[int, List[Begun]] = {}
+        #: Those that nobody has yet found ended, by pid.
+        self.unended: Dict[int, Begun] = {}
         #: By name, oldest first.
         self.made: Dict[str, List[Made]] = {}
         #: (name, inode) -> pids that mapped it without having made it.
@@ -163,14 +165,15 @@ class Ledger:
         return self._started(self.lineage(pid)[1:2], born, command)
 
     def _started(self, parents: Sequence[int], born: int, command: str) -> Optional[Start]:
-        starts = [
-            (*rest, at)
-            for at, maker, rest in self.others.get("starts", ())
-            if maker in parents and at <= born + LATEST_START
-        ]
-        same = [rest for rest in starts if rest[0] == "exec" and rest[1] and command.startswith(rest[1])]
-        same = same or [rest for rest in starts if rest[0] == "launch" and "spawn_main" in command]
-        return Start(_frames(same[-1][2]), same[-1][3], same[-1][-1]) if same else None
+        starts = [(at, rest) for at, maker, rest in self.others.get("starts", ()) if maker in parents]
+        for at, (how, words, frames, title) in reversed(starts):
+            if how == "exec" and words and command.startswith(words) and at <= born + LATEST_START:
+                return Start(_frames(frames), title, at)
+        # Of a launch by multiprocessing the record comes after the start, on a busy machine long after it.
+        for at, (how, _, frames, title) in starts if "spawn_main" in command else ():
+            if how == "launch" and at >= born:
+                return Start(_frames(frames), title, at)
+        return None
 
     def started_at(self, parent: int, born: int, command: str) -> int:
         """Return when ``parent`` started a process that keeps no ledger: CLOCK_MONOTONIC in nanoseconds.
@@ -280,6 +283,7 @@ class Ledger:
             first = known.pop()
             at, parent = first.at, first.parent
         known.append(Begun(pid, start, parent, at, how, command))
+        self.unended[pid] = known[-1]
 
 
 def is_of_device(made: Made) -> bool:

@@ -29,6 +29,8 @@ MOST_STRANGE = 10_000
 MANAGERS = os.path.join("multiprocessing", "managers.py")
 MADE_FOR_MANAGER = ("SharedMemory", "ShareableList")
 FIRST_PAUSE, LONGEST_PAUSE = 0.0005, 0.05
+#: Seconds between two looks which processes have ended.
+BETWEEN_ENDS = 0.2
 #: What a resource tracker gets whose process has ended, in seconds.
 TRACKER_PATIENCE = 10.0
 
@@ -60,6 +62,7 @@ class Watch:
         self.makers: Dict[Tuple[str, int], int] = {}
         self._attribution = Attribution(self._ledger, self.timeline, self.pid)
         self._folder_stamp = 0
+        self._ends_due = 0.0
         #: Threads that were there before: xdist's, or those of a library.
         self._threads = set(os.listdir("/proc/self/task"))
         self._take_in_processes(self.timeline.root)
@@ -100,6 +103,9 @@ class Watch:
         self._take_in_sysv(span)
         if census.has_children() or self._ledger_has_new_processes():
             self._take_in_processes(span)
+        if self._attribution.may_see_ends and monotonic() > self._ends_due:
+            self._attribution.see_ends()  # last: what they made is taken in
+            self._ends_due = monotonic() + BETWEEN_ENDS
 
     def due(self, unless: Callable[[Found], bool] = lambda _: False) -> List[Found]:
         """What is due and does not go. Waits up to the grace, but only if something is there that may yet go."""

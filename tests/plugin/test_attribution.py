@@ -17,11 +17,15 @@ import pytest
 from pytest_shmstate import census
 from pytest_shmstate.attribution import Attribution, Found
 from pytest_shmstate.leak import Owner
+from pytest_shmstate.ledger import Ledger
 from pytest_shmstate.notices import UNSAID
 from pytest_shmstate.run import Run
 from pytest_shmstate.timeline import Span
 from pytest_shmstate.watch import Watch
 from tests.core.children import has_ended, until
+
+#: Of clock_gettime(2); Python has no name for it.
+CLOCK_MONOTONIC_COARSE = 6
 
 
 @pytest.fixture
@@ -53,6 +57,17 @@ def leave() -> str:
     name = f"test-attribution-{secrets.token_hex(6)}"
     Path("/dev/shm", name).touch()
     return name
+
+
+def leave_unrecorded() -> str:
+    name = f"test-attribution-{secrets.token_hex(6)}"
+    subprocess.run(["touch", f"/dev/shm/{name}"], check=True)
+    return name
+
+
+def is_known(ledger: Ledger, pid: int) -> bool:
+    ledger.refresh()
+    return pid in ledger.begun
 
 
 def entry_of(name: str) -> census.Entry:
@@ -147,6 +162,28 @@ def test_a_maker_that_is_gone_is_no_stranger(run: Run, watch: Watch) -> None:
     os.unlink(f"/dev/shm/{name}")
     assert run.folder
     assert name not in [stray for stray, _ in watch.makers]
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_pid_that_another_program_may_have_by_now_is_not_blamed(watch: Watch, is_late: bool) -> None:
+    """The kernel names the maker by its pid, which goes round."""
+    span = turn(watch, "t")
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as process:
+        ledger, attribution = watch._ledger, watch._attribution
+        until(lambda: is_known(ledger, process.pid))
+        early = leave_unrecorded()
+        process.kill()
+    watch.attend()
+    now = time.monotonic_ns()
+    until(lambda: time.clock_gettime_ns(CLOCK_MONOTONIC_COARSE) > now)  # which the births of files are told by
+    late = leave_unrecorded()
+    name = late if is_late else early
+
+    found = attribution.entry(entry_of(name), span, process.pid)
+
+    for one in (early, late):
+        os.unlink(f"/dev/shm/{one}")
+    assert (found is None) == is_late
 
 
 def test_a_maker_that_runs_and_has_nothing_to_do_with_the_run_is_a_stranger(watch: Watch) -> None:
