@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tupl
 
 from pytest_shmstate import census, reach
 from pytest_shmstate.attribution import Found
-from pytest_shmstate.known import fitting_glob
+from pytest_shmstate.known import COPIES, fitting_glob
 from pytest_shmstate.leak import PROCESS, SYSV, Leak
 from pytest_shmstate.watch import is_of_a_manager
 
@@ -124,7 +124,7 @@ def _file(module: Any) -> str:
 def _is_tool(module: str, file: str) -> bool:
     file = os.path.realpath(file)
     in_library = file.startswith(STANDARD_LIBRARY) and not any(part in file for part in INSTALLED)
-    return in_library or module.split(".", maxsplit=1)[0] in TOOLS
+    return in_library or module.split(".", maxsplit=1)[0] in (*TOOLS, *COPIES)
 
 
 def _next(one: Any) -> Iterable[Any]:

@@ -207,12 +207,17 @@ BUILT_IN: Tuple[Suppression, ...] = tuple(
     )
 )
 
+#: Packages copied from multiprocessing: each has bookkeeping, finalizers and a resource tracker of its own.
+COPIES = ("multiprocess", "billiard")
+
 #: How the command lines look of processes that outlive a test by design, and what they are.
 SERVICES: Tuple[Tuple[str, str], ...] = (
     ("*from multiprocessing.resource_tracker import main*", "the resource tracker of multiprocessing"),
     ("*from multiprocessing.forkserver import main*", "the fork server of multiprocessing"),
     ("*from multiprocess.resource_tracker import main*", "the resource tracker of multiprocess"),
     ("*from multiprocess.forkserver import main*", "the fork server of multiprocess"),
+    ("*from billiard.semaphore_tracker import main*", "the semaphore tracker of billiard"),
+    ("*from billiard.forkserver import main*", "the fork server of billiard"),
     ("*from *loky.backend.resource_tracker import main*", "the resource tracker of loky"),
     ("* -m *loky.backend.popen_loky_posix *", "a worker of loky, which keeps its executor for the next caller"),
 )

@@ -6,10 +6,10 @@ import ctypes
 import gc
 import os
 import shutil
+import sys
 import sysconfig
 from dataclasses import replace
-from multiprocessing import resource_tracker, util
-from multiprocessing.shared_memory import SharedMemory
+from functools import partial
 from time import monotonic, sleep  # by name: a test may put another clock into the module
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -17,6 +17,7 @@ import psutil
 
 from pytest_shmstate import census
 from pytest_shmstate.attribution import Found
+from pytest_shmstate.known import COPIES
 from pytest_shmstate.leak import (
     DIRECTORY,
     HELD,
@@ -37,6 +38,8 @@ IPC_RMID = 0
 #: What a process gets between SIGTERM and SIGKILL, in seconds.
 TERM_GRACE = 1.0
 PAUSE = 0.005
+#: Packages with finalizers and a resource tracker of their own.
+PACKAGES = ("multiprocessing", *COPIES)
 #: Code that is not the user's: the standard library and what is installed.
 NOT_THE_USERS = tuple(
     os.path.join(path, "")
@@ -146,38 +149,45 @@ def _unlink(found: Found) -> None:
     own = found.pid == os.getpid()
     if own and found.kind == SEMAPHORE:
         name = "/" + found.name[len("sem.") :]
-        finalizers = list(util._finalizer_registry.values())  # type: ignore[attr-defined]  # noqa: SLF001
-        finalizer = next((one for one in finalizers if getattr(one, "_args", None) == (name,)), None)
-        if finalizer is not None:
-            _tell_tracker("register", name, "semaphore")
-            finalizer()
-            return
+        for package in PACKAGES:
+            finalizers = list(getattr(sys.modules.get(f"{package}.util"), "_finalizer_registry", {}).values())
+            finalizer = next((one for one in finalizers if getattr(one, "_args", None) == (name,)), None)
+            if finalizer is not None:
+                _tell_tracker(package, "register", name, "semaphore")
+                finalizer()
+                _forget(package, name, "semaphore")
+                return
     os.unlink(os.path.join(census.SHM_DIR, found.name))
-    if own and found.kind == SEGMENT and _was_tracked(found):
-        _tell_tracker("register", "/" + found.name, "shared_memory")
-        _tell_tracker("unregister", "/" + found.name, "shared_memory")
+    if own and found.kind == SEGMENT:
+        for package in filter(partial(_was_tracked, found), PACKAGES):
+            _forget(package, "/" + found.name, "shared_memory")
 
 
-def _tell_tracker(what: str, name: str, kind: str) -> None:
-    """Tell the resource tracker, if one runs.
+def _forget(package: str, name: str, kind: str) -> None:
+    """Have the tracker forget a name, whether it has it or not."""
+    _tell_tracker(package, "register", name, kind)
+    _tell_tracker(package, "unregister", name, kind)
+
+
+def _tell_tracker(package: str, what: str, name: str, kind: str) -> None:
+    """Tell the resource tracker of the package, if one runs.
 
     The tracker prints a KeyError for a name that it does not have, and cannot be asked; a test may have unregistered
     the name. So a name is registered before it is unregistered: the tracker keeps a set. By the tracker's own methods,
     since programs put others in the place of the module's functions.
     """
-    tracker = resource_tracker._resource_tracker  # noqa: SLF001
+    tracker = getattr(sys.modules.get(f"{package}.resource_tracker"), "_resource_tracker", None)
     if getattr(tracker, "_fd", None) is not None:
         getattr(tracker, what)(name, kind)
 
 
-def _was_tracked(found: Found) -> bool:
-    """Whether Python told the resource tracker of the segment when it was made, or attached."""
-    if found.how == "truncate" and any(
-        frame.file.endswith("multiprocessing/shared_memory.py") for frame in found.stack
-    ):
+def _was_tracked(found: Found, package: str) -> bool:
+    """Whether the package told its resource tracker of the segment when it was made, or attached."""
+    if found.how == "truncate" and any(frame.file.endswith(f"/{package}/shared_memory.py") for frame in found.stack):
         return True
-    return any(
-        type(one) is SharedMemory and one.name.lstrip("/") == found.name and getattr(one, "_track", True)
+    made = getattr(sys.modules.get(f"{package}.shared_memory"), "SharedMemory", None)
+    return made is not None and any(
+        type(one) is made and one.name.lstrip("/") == found.name and getattr(one, "_track", True)
         for one in gc.get_objects()
     )
 

@@ -241,12 +241,15 @@ def test_the_tracker_and_the_fork_server_of_this_python_are_services_but_not_wha
     [
         ("python -c from loky.backend.resource_tracker import main; main(5, False)", True),
         ("python -s -c from joblib.externals.loky.backend.resource_tracker import main; main(5, False)", True),
+        ("python -B -c from billiard.semaphore_tracker import main;main(15)", True),
+        ("python -B -c from billiard.forkserver import main; main(21, 22, ['__main__'], **{'sys_path': []})", True),
         ("python -m loky.backend.popen_loky_posix --process-name LokyProcess-1 --pipe 12", True),
         ("python -m joblib.externals.loky.backend.popen_loky_posix --process-name LokyProcess-1 --pipe 12", True),
         ("python -c from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)", False),
         ("python -m pytest test_multiprocessing.py::test_resource_tracker", False),
         ("python -m pytest loky/backend/popen_loky_posix.py", False),
         ("vim multiprocessing/forkserver.py", False),
+        ("celery worker --pool=billiard.pool", False),
         ("", False),
     ],
 )

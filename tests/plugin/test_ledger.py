@@ -242,7 +242,7 @@ def test_a_python_that_ignores_its_environment_or_site_keeps_no_ledger(flag: str
     assert made(run, name) is None
 
 
-@pytest.mark.parametrize("package", ["multiprocess", "loky/backend", "joblib/externals/loky/backend"])
+@pytest.mark.parametrize("package", ["multiprocess", "billiard", "loky/backend", "joblib/externals/loky/backend"])
 def test_semaphores_of_packages_that_follow_multiprocessing_are_recorded(
     package: str, run: Run, tmp_path: Path, name: str
 ) -> None:

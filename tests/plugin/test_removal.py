@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Tuple
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Dict, Tuple
 
 import pytest
 
@@ -61,11 +64,51 @@ CHILD = '"import ctypes; ctypes.CDLL(None).shmat(%d, None, 0); print(1, flush=Tr
 
 
 def test_the_resource_tracker_does_not_complain_of_what_was_removed(judge: Judge) -> None:
-    judged = judge(TRACKER, "-p", "no:randomly")
+    judged = judge(TRACKER, "-p", "no:randomly", "-s")
 
     judged.confirm()
     assert "KeyError" not in judged.output
     assert "resource_tracker" not in judged.output.split("shared memory =")[-1]
+
+
+def copied(package: str) -> Dict[str, str]:
+    """Makes the package's files: multiprocessing under another name, as `multiprocess` is made."""
+    folder = Path(multiprocessing.__file__).parent
+    return {
+        f"{package}/{path.relative_to(folder)}": re.sub(
+            r"(?<![\w.])multiprocessing(?=[. ])", package, path.read_text(encoding="utf-8")
+        )
+        for path in folder.rglob("*.py")
+    }
+
+
+def test_the_tracker_of_a_copy_of_multiprocessing_does_not_complain_either(judge: Judge) -> None:
+    judged = judge({**copied("multiprocess"), "test_it.py": TRACKER.replace("multiprocessing", "multiprocess")}, "-s")
+
+    things = [thing for line in TRACKER.splitlines() for _, mark, thing in [line.partition("# leaks: ")] if mark]
+    assert sorted(f"{blame.owner}, {blame.thing}" for blame in judged.blames()) == sorted(things), judged.output
+    assert judged.removed(), judged.output
+    for complaint in ("KeyError", "Traceback", "UserWarning: resource_tracker"):
+        assert complaint not in judged.output
+
+
+def test_what_only_a_copy_of_multiprocessing_keeps_for_itself_is_removed_at_once(judge: Judge) -> None:
+    source = """
+    import threading
+    import multiprocess
+
+    over = threading.Event()
+
+    def test_leaves_a_lock_in_a_frame():
+        lock = multiprocess.get_context("spawn").Lock()
+        running = threading.Thread(target=lambda lock: over.wait(), args=(lock,), daemon=True)
+        running.start()
+    """
+
+    judged = judge({**copied("multiprocess"), "test_it.py": source}, "-oshmstate_grace=0")
+
+    assert [blame[:2] for blame in judged.blames()] == [("test_leaves_a_lock_in_a_frame", "semaphore 32")]
+    assert "\n  now          removed\n" in judged.output
 
 
 def test_a_system_v_segment_that_is_marked_for_removal_is_no_leak(judge: Judge) -> None:
