@@ -247,7 +247,8 @@ class SharedTitle(Title):
         if left is None:
             return
         if left is self.segment:
-            if self._is_linked:
+            # Otherwise another writer has moved the state since, and writers that have not followed need the second name.
+            if self._is_linked and ownership.leads_to(left.path, left.inode):
                 predecessors.forget(left.fd)
         else:
             if left.fd >= 0:
@@ -263,7 +264,13 @@ class SharedTitle(Title):
         if left.is_open:
             self._second_name = predecessors.second_name(left.identity().created_ns, left.inode)
             try:
-                self.settle()
+                # P4. Not waited for: a stopped process may have the turn.
+                self._is_linked = self._is_linked and turns.take_within(left.fd, 0)
+                try:
+                    self.settle()
+                finally:
+                    if left.fd >= 0:
+                        turns.end(left.fd)
                 left = self.segment
                 predecessors.prune(left.fd)
                 ownership.let_go(left)

@@ -207,6 +207,10 @@ def remember(writer: StateWriter) -> StateWriter:
     return writer
 
 
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def is_kept_alive_by(living: StateWriter, name: str) -> bool:
     """Whether nothing and nobody takes the state away from a writer that has not followed it yet."""
     with StateReader(name) as reader:
@@ -315,6 +319,75 @@ def test_what_killed_writers_left_of_their_moves_is_reclaimed(start: Start, name
 
     assert old_segments() == before
     assert not os.path.exists(file_of(name))
+
+
+@pytest.mark.parametrize("then", [StateWriter.close, StateWriter.trim, lambda writer: writer.publish(2)])
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_move_that_was_cut_short_takes_no_second_name_from_a_later_move(
+    name: str, is_named: bool, then: Callable[[StateWriter], object]
+) -> None:
+    before = old_segments()
+    with StateWriter(name, shared=True) as living:
+        remember(living).publish(1)
+        cut, mover = StateWriter(name, shared=True), StateWriter(name, shared=True)
+        title: Any = cut._title
+        take_name = title.take_name
+
+        def interrupted() -> None:
+            del title.take_name
+            if is_named:
+                take_name()
+            raise KeyboardInterrupt
+
+        title.take_name = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            cut.trim()
+        mover.trim()
+        then(cut)
+        for writer in (cut, mover):
+            writer.close()
+        assert is_kept_alive_by(living, name)
+        assert old_segments() == before
+    assert not os.path.exists(file_of(name))
+    assert old_segments() == before
+
+
+def test_a_writer_that_closes_takes_no_second_name_from_a_move_under_way(name: str) -> None:
+    before = old_segments()
+    with StateWriter(name, shared=True) as living:
+        remember(living).publish(1)
+        cut, mover = StateWriter(name, shared=True), StateWriter(name, shared=True)
+        title: Any = cut._title
+        title.take_name = raise_interrupt
+        with pytest.raises(KeyboardInterrupt):
+            cut.trim()
+        title = mover._title
+        take_name = title.take_name
+        title.take_name = lambda: (cut.close(), take_name())
+        mover.trim()
+        mover.close()
+        assert is_kept_alive_by(living, name)
+        assert old_segments() == before
+    assert not os.path.exists(file_of(name))
+
+
+def test_a_second_name_of_a_segment_that_has_its_first_one_is_not_taken_away_alone(name: str) -> None:
+    before = old_segments()
+    writer = remember(StateWriter(name, shared=True))
+    writer.publish(1)
+    title: Any = writer._title
+    title.take_name = raise_interrupt
+    with pytest.raises(KeyboardInterrupt):
+        writer.trim()
+    (second,) = set(old_segments()) - set(before)
+    writer._title._heir.close()  # as a kill does
+    os.unlink(title._draft)
+    writer._segment.close()
+    writer._ending.cancel()
+    assert not predecessors.remove_if_left(f"{SHM_DIR}/{second}")  # a writer may join, and one more, and one move the state
+    assert second not in reclaim(dry_run=True)
+    assert reclaim(name=name) == [name]
+    assert old_segments() == before
 
 
 def test_a_second_name_that_leads_nowhere_else_is_reclaimed(name: str) -> None:
