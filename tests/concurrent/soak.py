@@ -141,7 +141,9 @@ class Soak:
         self.place = Place(folder, names, Table(os.path.join(folder, "table")), has_anchor)
         table = self.place.table
         self.kills = 0
-        for process in [*(ANCHORS if has_anchor else ()), *WRITERS, *READERS]:
+        # With few writers a state is often without one.
+        writers = self.random.sample(WRITERS, self.random.choice((2, 4)))
+        for process in [*(ANCHORS if has_anchor else ()), *writers, *READERS]:
             self.start(process)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
