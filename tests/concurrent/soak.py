@@ -273,7 +273,9 @@ class Soak:
         if now - self.reported > 9:
             self.reported = now
             totals = self.place.table.totals()
-            shown = {what: self.seen.get(what, 0) + totals.get(what, 0) for what in ("rounds", "publishes", "reads", "kills")}
+            shown = {
+                what: self.seen.get(what, 0) + totals.get(what, 0) for what in ("rounds", "publishes", "reads", "kills")
+            }
             print(f"{now - self.began:5.0f} s", *(f"{what} {count}" for what, count in shown.items()), flush=True)
 
     def summary(self) -> str:

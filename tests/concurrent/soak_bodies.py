@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import contextmanager
 from random import Random
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import shmstate
 from shmstate import StateReader, StateWriter
@@ -298,21 +299,15 @@ def publish(writer: StateWriter, payload: bytes, in_place: bool) -> int:
     return loan.version
 
 
-class or_die:  # noqa: N801
+@contextmanager
+def or_die() -> Iterator[None]:
     """A block of a thread whose error ends the process."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if error is not None:
-            die()
-
-
-def die() -> NoReturn:
-    traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(3)
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(3)
 
 
 class Readers:

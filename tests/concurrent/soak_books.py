@@ -27,7 +27,14 @@ COUNTED = (
     *("moves: growth", "moves: other options", "moves: trim", "moves: followed"),
     *("joins", "closes", "exits without close", "reclaims", "names reclaimed", "looks at all states"),
     *("publish: WaitTimeout", "publish: StateTooLarge", "publish: WriterClosed", "trim: NotPublished"),
-    *("join: NameInUse", "join: CodecMismatch", "join: WaitTimeout", "attach: StateNotFound", "read: NotPublished", "read: Overwritten"),
+    *(
+        "join: NameInUse",
+        "join: CodecMismatch",
+        "join: WaitTimeout",
+        "attach: StateNotFound",
+        "read: NotPublished",
+        "read: Overwritten",
+    ),
     *("read: ReadTimeout", "read: ReaderClosed", "wait: WaitTimeout", "wait: WriterGone"),
 )
 _COLUMN = {name: 5 + index for index, name in enumerate(COUNTED)}
@@ -151,50 +158,62 @@ def _records(folder: str, kind: str) -> Iterator[Record]:
             yield from map(Record._make, _RECORD.iter_unpack(data[: len(data) // _RECORD.size * _RECORD.size]))
 
 
+class _Judge:
+    """Which payload has which version."""
+
+    def __init__(self) -> None:
+        self.payloads: Dict[Tuple[int, int], Tuple[int, ...]] = {}
+        self.versions: Dict[Tuple[int, ...], Tuple[int, int]] = {}
+        self.without_version: Set[Tuple[int, int]] = set()
+
+    def publish(self, record: Record) -> None:
+        place = record[:2]
+        if place in self.payloads:
+            raise Fault(f"version {place} was returned by two publishes: {record} and {self.payloads[place]}")
+        self.note(record)
+
+    def note(self, record: Record) -> None:
+        place, payload = (record.created, record.lowest), record[3:]
+        if self.payloads.setdefault(place, payload) != payload:
+            raise Fault(f"version {place} was given to two payloads: {self.payloads[place]} and {payload}")
+        if self.versions.setdefault(payload[:2], place) != place:
+            raise Fault(f"one payload {payload} has two versions: {self.versions[payload[:2]]} and {place}")
+
+    def place(self, record: Record) -> None:
+        place = self.versions.get((record.writer, record.counter))
+        if place is None:
+            self.without_version.add((record.writer, record.counter))
+        elif place[0] != record.created or not record.lowest <= place[1] <= record.highest:
+            raise Fault(f"{record} was read, and is version {place}")
+
+    def missing(self) -> int:
+        newest: Dict[int, int] = {}
+        for created, version in self.payloads:
+            newest[created] = max(version, newest.get(created, 0))
+        return sum(newest.values()) - len(self.payloads)
+
+
 def judge(folder: str, cut_short: int) -> Set[int]:
     """Compare all logs of a round. Returns each CREATED. Raises Fault if a version is two payloads', or is missing.
 
     ``cut_short`` publishes at most may have been published, or not, without a record.
     """
-    payloads: Dict[Tuple[int, int], Tuple[int, int, int]] = {}
-    versions: Dict[Tuple[int, int], Tuple[int, int]] = {}
-    lines = set()
-
-    def note(record: Record) -> None:
-        place, payload = (record.created, record.lowest), record[3:]
-        if payloads.setdefault(place, payload) != payload:
-            raise Fault(f"version {place} was given to two payloads: {payloads[place]} and {payload}")
-        if versions.setdefault(payload[:2], place) != place:
-            raise Fault(f"one payload {payload} has two versions: {versions[payload[:2]]} and {place}")
-
-    for record in _records(folder, "published"):
-        lines.add(record.created)
+    found = _Judge()
+    published, seen = list(_records(folder, "published")), list(_records(folder, "seen"))
+    for record in published:
         if record.lowest:
-            if (record.created, record.lowest) in payloads:
-                raise Fault(f"version {record.lowest} was returned by two publishes: {record} and {payloads[record[:2]]}")
-            note(record)
-    logged = len(payloads)
-    spans = []
-    for record in _records(folder, "seen"):
-        lines.add(record.created)
+            found.publish(record)
+    logged = len(found.payloads)
+    for record in seen:
         if record.lowest == record.highest:
-            note(record)
-        else:
-            spans.append(record)
-    unknown = set()
-    for record in spans:
-        place = versions.get((record.writer, record.counter))
-        if place is None:
-            unknown.add((record.writer, record.counter))
-        elif place[0] != record.created or not record.lowest <= place[1] <= record.highest:
-            raise Fault(f"{record} was read, and is version {place}")
-    newest: Dict[int, int] = {}
-    for created, version in payloads:
-        newest[created] = max(version, newest.get(created, 0))
-    missing = sum(newest.values()) - len(payloads)
-    if len(payloads) - logged + max(missing, len(unknown)) > cut_short:
+            found.note(record)
+    for record in seen:
+        if record.lowest != record.highest:
+            found.place(record)
+    unlogged, missing, without = len(found.payloads) - logged, found.missing(), len(found.without_version)
+    if unlogged + max(missing, without) > cut_short:
         raise Fault(
-            f"{len(payloads) - logged} versions were seen and not logged, {missing} neither seen nor logged,"
-            f" {len(unknown)} payloads have no version; {cut_short} publishes were cut short"
+            f"{unlogged} versions were seen and not logged, {missing} neither seen nor logged, {without} payloads have no"
+            f" version; {cut_short} publishes were cut short"
         )
-    return lines
+    return {record.created for record in published + seen}

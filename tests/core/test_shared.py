@@ -363,7 +363,7 @@ def test_a_writer_that_closes_takes_no_second_name_from_a_move_under_way(name: s
             cut.trim()
         title = mover._title
         take_name = title.take_name
-        title.take_name = lambda: (cut.close(), take_name())
+        title.take_name = lambda: [act() for act in (cut.close, take_name)]
         mover.trim()
         mover.close()
         assert is_kept_alive_by(living, name)
@@ -380,11 +380,12 @@ def test_a_second_name_of_a_segment_that_has_its_first_one_is_not_taken_away_alo
     with pytest.raises(KeyboardInterrupt):
         writer.trim()
     (second,) = set(old_segments()) - set(before)
-    writer._title._heir.close()  # as a kill does
+    title._heir.close()  # as a kill does
     os.unlink(title._draft)
     writer._segment.close()
     writer._ending.cancel()
-    assert not predecessors.remove_if_left(f"{SHM_DIR}/{second}")  # a writer may join, and one more, and one move the state
+    # Two writers may join, and one of them move the state.
+    assert not predecessors.remove_if_left(f"{SHM_DIR}/{second}")
     assert second not in reclaim(dry_run=True)
     assert reclaim(name=name) == [name]
     assert old_segments() == before
@@ -508,6 +509,25 @@ def test_two_exceptions_in_a_row_leave_no_turn_behind(pair: Any) -> None:
         publish_within_patience(second, "other")
         publish_within_patience(first, "after")
         assert reader.get() == "after"
+
+
+def test_an_exception_where_the_descriptor_was_closed_leaves_the_writer_usable(pair: Any) -> None:
+    first, second, reader = pair
+    first.publish(1)
+    segment = first._segment
+    close = segment._kept
+
+    def closed_and_interrupted() -> None:
+        close()
+        raise KeyboardInterrupt
+
+    segment._kept = closed_and_interrupted
+    with pytest.raises(KeyboardInterrupt):
+        first.trim()
+    assert segment.fd == -1
+    publish_within_patience(second, 2)
+    publish_within_patience(first, 3)
+    assert reader.get() == 3
 
 
 def test_an_error_of_the_codec_takes_no_turn(pair: Any) -> None:
