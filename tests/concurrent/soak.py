@@ -157,6 +157,8 @@ class Soak:
             self.disturb(may_kill)
             self.report()
         self.end_writers(may_kill and self.random.random() < 0.5)
+        if not may_kill and any(os.path.exists(f"{SHM_DIR}/{PREFIX}{name}") for name in names):
+            raise Fault(f"a state of {names} is left by writers that have all ended by themselves")
         self.after_all_writers()
         table.set(0, STOP, 2)
         self.wait_for("readers")
@@ -301,7 +303,9 @@ def main() -> None:
         while time.monotonic() < end or soak.seen.get("rounds", 0) < len(kinds):
             has_anchor, may_kill = kinds[soak.seen.get("rounds", 0) % len(kinds)]
             soak.round(min(options.round, options.seconds / len(kinds)), has_anchor, may_kill)
-    except Exception:
+    except Became:
+        raise
+    except BaseException:
         soak.end_all()
         print(soak.summary(), f"\nFAULT, seed {options.seed}; the logs are in {folder}", flush=True)
         with suppress(FileNotFoundError), open(soak.errors) as errors:
