@@ -289,7 +289,12 @@ def is_owned(path: str, inode: int) -> bool:
 
 def are_others_present(segment: memory.Segment) -> bool:
     """Whether other writers share the state whose segment is owned here, in whatever segment of it they are."""
-    return turns.is_anybody_there(segment.fd) or predecessors.is_any_owned(segment.fd)
+    return (
+        turns.is_anybody_there(segment.fd)
+        or predecessors.is_any_owned(segment.fd)
+        or turns.is_anybody_there(segment.fd)  # P2
+        or not leads_to(segment.path, segment.inode)  # another has just moved it
+    )
 
 
 def remove_name(segment: memory.Segment) -> None:

@@ -126,6 +126,8 @@ class Soak:
             time.sleep(0.005)
 
     def end_all(self) -> None:
+        for process in self.processes.values():
+            self.place.table.set(process.row, DOOMED, 1)  # readers may still look
         for pid in self.processes:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

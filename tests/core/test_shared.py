@@ -434,6 +434,29 @@ def test_all_must_use_one_codec(name: str) -> None:
         assert first.publish(2) == 2
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_writer_that_follows_while_it_is_asked_for_is_not_missed(
+    name: str, moves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StateWriter(name, shared=True) as behind, StateWriter(name, shared=True) as mover:
+        behind.publish(1)
+        mover.trim()
+        mover.close()
+        is_any_owned = predecessors.is_any_owned
+
+        def followed_and_asked(fd: int) -> bool:
+            monkeypatch.undo()
+            behind.publish(2)
+            if moves:
+                behind.trim()
+            return is_any_owned(fd)
+
+        monkeypatch.setattr(predecessors, "is_any_owned", followed_and_asked)
+        with pytest.raises(CodecMismatch):
+            StateWriter(name, shared=True, codec="json")
+        assert behind.publish(3) == 3
+
+
 def test_a_codec_that_changed_after_this_writer_had_joined_is_told(name: str) -> None:
     writer = StateWriter(name, codec="json")
     writer.publish(1)
