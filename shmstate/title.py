@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from typing import Callable, Optional
@@ -217,7 +218,7 @@ class SharedTitle(Title):
                 f"state {left.name!r} has moved to another segment, and {left.path} was removed by another program since;"
                 f" close this writer and open a new one"
             )
-        joined = ownership.join(left.name, shared=True)
+        joined = ownership.join(left.name, True, math.inf if self.lock_timeout is None else self.lock_timeout)
         if joined is None:  # it has moved again
             return True
         try:

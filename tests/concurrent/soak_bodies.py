@@ -159,8 +159,8 @@ class Writer:
             return bool(self.options["codec"] == "json")
         if isinstance(error, shmstate.WaitTimeout):
             return self.options["lock_timeout"] is not None and "fresh" in self.options
-        # Where one writer stays all the time, no other can come to have the state alone.
-        return not self.place.has_anchor or "fresh" in self.options or not self.options["shared"]
+        # A process that is stopped while it looks whether the state is given up is taken for an owner by those who join.
+        return True
 
     def close(self, writer: StateWriter) -> None:
         self.close_opening()

@@ -18,6 +18,7 @@ from shmstate import (
     ReentrantPublish,
     StateReader,
     StateWriter,
+    WaitTimeout,
     WriterClosed,
     list_states,
     predecessors,
@@ -455,6 +456,36 @@ def test_a_writer_that_follows_while_it_is_asked_for_is_not_missed(
         with pytest.raises(CodecMismatch):
             StateWriter(name, shared=True, codec="json")
         assert behind.publish(3) == 3
+
+
+def test_a_writer_that_follows_waits_for_a_process_that_only_looks(name: str) -> None:
+    with StateWriter(name, shared=True) as behind, StateWriter(name, shared=True, lock_timeout=0.1) as hasty:
+        behind.publish(1)
+        with StateWriter(name, shared=True) as mover:
+            mover.trim()
+        published: List[int] = []
+        thread = threading.Thread(target=lambda: published.append(behind.publish(2)), daemon=True)
+        with open(file_of(name), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # as reclaim() does, and a writer that wants the state alone
+            with pytest.raises(WaitTimeout, match="a stopped process"):
+                hasty.publish(3)
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive()
+        thread.join(20)
+        assert published == [2]
+        assert hasty.publish(3) == 3
+
+
+def test_a_writer_whose_state_another_has_taken_alone_does_not_wait_for_it(name: str) -> None:
+    with StateWriter(name, shared=True) as behind:
+        behind.publish(1)
+        with StateWriter(name, shared=True) as mover:
+            mover.trim()
+        os.unlink(file_of(name))
+        with StateWriter(name):
+            with pytest.raises(NameInUse, match="is owned by"):
+                behind.publish(2)
 
 
 def test_a_codec_that_changed_after_this_writer_had_joined_is_told(name: str) -> None:
