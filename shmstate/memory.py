@@ -169,9 +169,10 @@ class Segment:
 
     def drop(self) -> None:
         """Close the descriptor that was kept. Idempotent."""
-        if self._kept is not None:
-            self._kept()
-        self.fd, self._kept = -1, None
+        # In this order: after an exception from a signal handler, no number is used that may be another file's by then.
+        kept, self._kept, self.fd = self._kept, None, -1
+        if kept is not None:
+            kept()
 
     def sign(self, identity: Identity) -> None:
         """Store who owns the segment from now on."""

@@ -12,7 +12,8 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
     O5  Each owner is present too (turns.py): before its segment has the name, and before it uses one that it adopts.
         To ask whether a writer is alive takes no lock, so it disturbs no claim. What cannot be asked is unknown, and
         not dead. `remove_if_dead` alone holds an exclusive lock for microseconds, where no owner is present; a
-        claimant waits CLAIM_GRACE before it believes in an owner.
+        claimant waits CLAIM_GRACE before it believes in an owner. So does a claimant that wants the state alone, where
+        those who share it have yet to follow (O7). A writer that follows has a right to the lock: it waits for these.
     O6  Those who own a state together hold the lock shared; each publishes in its turn (turns.py), and I1 to I8 of
         protocol.py hold of whoever has it. To take it is to begin anew, as an heir does: LATEST is loaded then.
     O7  A writer that shares a state may hold its locks on a segment that the state has moved from (predecessors.py). A
@@ -33,7 +34,14 @@ from typing import Optional
 
 from shmstate import memory, predecessors, turns
 from shmstate.compat import require_platform
-from shmstate.errors import CorruptSegment, NameInUse, ShmStateError, StateNotFound, SystemRefused
+from shmstate.errors import (
+    CorruptSegment,
+    NameInUse,
+    ShmStateError,
+    StateNotFound,
+    SystemRefused,
+    WaitTimeout,
+)
 from shmstate.layout import NEW_PREFIX, PAGE, SHM_DIR, Content, Identity, Layout, parse_header
 from shmstate.oserrors import refusal, translated
 
@@ -158,15 +166,16 @@ def _wait_for_lock(fd: int, kind: int, draft: str) -> None:
         time.sleep(0.001)
 
 
-def join(name: str, shared: bool) -> Optional[memory.Segment]:
+def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[memory.Segment]:
     """The segment that the name leads to, locked, or None if the name has meanwhile come to lead elsewhere.
 
+    A process that has the lock and is no owner (O5) is waited for so long, then WaitTimeout; a claimant takes it for one.
     Raises StateNotFound, NameInUse, UntrustedSegment, CorruptSegment.
     """
     fd = memory.open_existing(name, writable=True)
     try:
         memory.require_own(fd, name)
-        _lock_or_name_owner(fd, name, _kind(shared))
+        _lock_or_name_owner(fd, name, _kind(shared), patience)
         if shared:
             turns.appear(fd)  # P3 in predecessors.py
         if not leads_to(memory.path_of(name), _inode_of(fd, name)):  # O3
@@ -187,6 +196,10 @@ def join(name: str, shared: bool) -> Optional[memory.Segment]:
             segment.close()
             raise
         return segment
+    except BaseException:  # out of a signal handler too, which may have left a copy of the descriptor, and its locks
+        with suppress(OSError, ShmStateError):
+            _unlock(fd)
+        raise
     finally:
         os.close(fd)
 
@@ -207,11 +220,17 @@ def _mapped(fd: int, name: str, layout: Layout, shared: bool) -> memory.Segment:
     return segment
 
 
-def _lock_or_name_owner(fd: int, name: str, kind: int) -> None:
-    deadline = time.monotonic() + CLAIM_GRACE
+def _lock_or_name_owner(fd: int, name: str, kind: int, patience: float) -> None:
+    began = time.monotonic()
     while not _try_lock(fd, kind):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > CLAIM_GRACE and (patience == CLAIM_GRACE or turns.is_anybody_there(fd)):
             raise NameInUse(f"state {name!r} is owned by {_owner(fd)}; close that writer, or choose another name")
+        if waited > patience:
+            raise WaitTimeout(
+                f"state {name!r}: another process has looked for {patience} seconds whether it is given up, so nothing was"
+                f" published; a stopped process (SIGSTOP, a debugger) does. Continue or end it, or give a longer lock_timeout"
+            )
         time.sleep(0.001)
 
 
@@ -289,7 +308,12 @@ def is_owned(path: str, inode: int) -> bool:
 
 def are_others_present(segment: memory.Segment) -> bool:
     """Whether other writers share the state whose segment is owned here, in whatever segment of it they are."""
-    return turns.is_anybody_there(segment.fd) or predecessors.is_any_owned(segment.fd)
+    return (
+        turns.is_anybody_there(segment.fd)
+        or predecessors.is_any_owned(segment.fd)
+        or turns.is_anybody_there(segment.fd)  # P2
+        or not leads_to(segment.path, segment.inode)  # another has just moved it
+    )
 
 
 def remove_name(segment: memory.Segment) -> None:
@@ -307,9 +331,13 @@ def _stays(name: str, path: str) -> str:
 
 def let_go(segment: memory.Segment) -> None:
     """Release the locks of a writer that shares the state, before the bytes go away: a thread may still use them."""
-    turns.vanish(segment.fd)
     with translated(f"{segment.path} cannot be unlocked"):
-        fcntl.flock(segment.fd, fcntl.LOCK_UN)
+        _unlock(segment.fd)
+
+
+def _unlock(fd: int) -> None:
+    turns.vanish(fd)
+    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def owner_runs(identity: Identity) -> bool:

@@ -10,6 +10,9 @@ successor says which it is (PREDECESSOR): the state is owned as long as a writer
         last, misses none.
     P3  A writer that joins is present before it looks whether the name still leads there (O3). So after S3 no other
         writer appears in the segment that was left.
+    P4  A segment that still has the first name loses its second one in the turn there, or under the exclusive lock
+        (ownership.py): otherwise another writer could move the state meanwhile, and leave some behind. A move that was
+        cut short may leave the second name there; the next move uses it, and whatever removes the state removes it.
 """
 
 from __future__ import annotations
@@ -78,8 +81,8 @@ def remove_if_left(path: str, dry_run: bool = False) -> bool:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         with translated(f"{path} cannot be looked at"):
-            uid = os.fstat(fd).st_uid
-        if uid != os.geteuid() or turns.is_anybody_there(fd):
+            stat = os.fstat(fd)
+        if stat.st_uid != os.geteuid() or stat.st_nlink > 1 or turns.is_anybody_there(fd):  # P4: it has its first name
             return False
         with _opened(fd) as older:
             if older:

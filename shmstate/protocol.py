@@ -163,7 +163,7 @@ class Publishing(NamedTuple):
     ``drop(to)``, which may be called at any time.
     ``close(give_up)`` calls ``give_up()`` in the turn, or when the publish of this thread that is under way has ended.
     ``finish(give_up)`` does so at the end of the process, when a thread that has the turn may never end it.
-    ``beat()`` says that the last state is still current. ``move(choose)`` moves it, as it is. ``hide()`` moves it so that
+    ``beat()`` says that the last state is still current. ``move(choose)`` moves it, as it is. ``hide(check)`` moves it so that
     readers have nothing until the next publish, whose version is the next.
     """
 
@@ -172,7 +172,7 @@ class Publishing(NamedTuple):
     take_back: Callable[[Optional[int]], int]
     drop: Callable[[object], None]
     move: Callable[[Callable[[int], Layout]], None]
-    hide: Callable[[], None]
+    hide: Callable[[Callable[[], None]], None]
     beat: Callable[[], None]
     latest: Callable[[], int]
     close: Callable[[Callable[[], None]], None]

@@ -312,8 +312,9 @@ def open_publishing(
 
         exclusively(move_it)
 
-    def hide() -> None:
+    def hide(check: Callable[[], None]) -> None:
         def hide_it() -> None:
+            check()
             version, payload, published = last_state(bound)
             if payload is not None:
                 move_to(title.segment.layout if wanted is None else wanted, version, None, published)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from typing import Callable, Optional
@@ -217,7 +218,7 @@ class SharedTitle(Title):
                 f"state {left.name!r} has moved to another segment, and {left.path} was removed by another program since;"
                 f" close this writer and open a new one"
             )
-        joined = ownership.join(left.name, shared=True)
+        joined = ownership.join(left.name, True, math.inf if self.lock_timeout is None else self.lock_timeout)
         if joined is None:  # it has moved again
             return True
         try:
@@ -247,7 +248,8 @@ class SharedTitle(Title):
         if left is None:
             return
         if left is self.segment:
-            if self._is_linked:
+            # Otherwise another writer has moved the state since, and writers that have not followed need the second name.
+            if self._is_linked and ownership.leads_to(left.path, left.inode):
                 predecessors.forget(left.fd)
         else:
             if left.fd >= 0:
@@ -263,7 +265,13 @@ class SharedTitle(Title):
         if left.is_open:
             self._second_name = predecessors.second_name(left.identity().created_ns, left.inode)
             try:
-                self.settle()
+                # P4. Not waited for: a stopped process may have the turn.
+                self._is_linked = self._is_linked and turns.take_within(left.fd, 0)
+                try:
+                    self.settle()
+                finally:
+                    if left.fd >= 0:
+                        turns.end(left.fd)
                 left = self.segment
                 predecessors.prune(left.fd)
                 ownership.let_go(left)

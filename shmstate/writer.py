@@ -11,7 +11,7 @@ from shmstate import ownership, protocol, publishing
 from shmstate.codecs import CodecLike, codec_named, flat_encoder, is_of_the_codec
 from shmstate.compat import STRONGLY_ORDERED
 from shmstate.ending import Ending
-from shmstate.errors import EncodeError, InvalidOption, NameInUse, ShmStateError, WriterClosed
+from shmstate.errors import CodecMismatch, EncodeError, InvalidOption, NameInUse, ShmStateError, WriterClosed
 from shmstate.handle import Handle
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, Layout, plan, with_room_for
 from shmstate.loan import Loan
@@ -112,15 +112,21 @@ class StateWriter(Handle):
 
     def _begin_afresh(self) -> None:
         try:
-            if self._options["shared"] and ownership.are_others_present(self._segment):
-                raise NameInUse(
-                    f"state {self.name!r} has other writers (shared=True), so fresh=True would hide what they have"
-                    f" published; leave fresh out"
-                )
-            self._steps.hide()
+            self._steps.hide(self._require_no_others)
+        except NameInUse:
+            self.close()  # the others may have closed since: then this one was the last
+            raise
         except BaseException:
             self.close(unlink=False)
             raise
+
+    def _require_no_others(self) -> None:
+        """In the turn: a writer that joins later has published nothing yet."""
+        if self._options["shared"] and ownership.are_others_present(self._segment):
+            raise NameInUse(
+                f"state {self.name!r} has other writers (shared=True), so fresh=True would hide what they have"
+                f" published; leave fresh out"
+            )
 
     def _wanted(self, found: Layout) -> Layout:
         """What the options ask for, where a segment of the layout ``found`` is there."""
@@ -200,6 +206,9 @@ def _entitled(name: str, layout: Layout, shared: bool, lock_timeout: Optional[fl
     try:
         if ownership.are_others_present(segment):
             require_same_codec(segment.layout.codec, layout.codec, name)
+    except CodecMismatch:
+        title.give_up(unlink=True)  # the others may have closed since: then this one was the last
+        raise
     except BaseException:
         title.give_up(segment.is_new)
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -17,9 +17,12 @@ from shmstate import (
     StateReader,
     StateWriter,
     list_states,
+    ownership,
     reclaim,
+    turns,
 )
 from shmstate.layout import SHM_DIR
+from shmstate.title import SharedTitle
 from tests.core import children
 from tests.core.children import until
 
@@ -187,3 +190,49 @@ def test_a_fresh_start_beside_living_writers_is_refused(name: str) -> None:
             StateWriter(name, shared=True, fresh=True)
         assert StateReader(name).get() == 1
         assert first.publish(2) == 2
+
+
+def test_a_fresh_start_hides_nothing_of_a_writer_that_joins_meanwhile(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_by_a_dead_writer(name)
+    take_turn = SharedTitle.take_turn
+    joined: List[StateWriter] = []
+
+    def take_turn_after_another(title: SharedTitle) -> None:
+        monkeypatch.undo()
+        joined.append(StateWriter(name, shared=True))
+        joined[0].publish("kept")
+        take_turn(title)
+
+    monkeypatch.setattr(SharedTitle, "take_turn", take_turn_after_another)
+    with pytest.raises(NameInUse, match="fresh=True would hide"):
+        StateWriter(name, shared=True, fresh=True)
+    assert StateReader(name).get() == "kept"
+    joined[0].close()
+    assert not os.path.exists(path_of(name))
+
+
+@pytest.mark.parametrize("options", [{"fresh": True}, {"codec": "json"}], ids=str)
+def test_a_writer_that_is_refused_leaves_nothing_where_the_others_close_meanwhile(
+    name: str, options: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = StateWriter(name, shared=True)
+    other.publish(1)
+    are_others_present = ownership.are_others_present
+
+    def are_others_present_and_then_close(segment: Any) -> bool:
+        found = are_others_present(segment)
+        if "fresh" not in options or is_in_turn(segment):
+            other.close()
+        return found
+
+    monkeypatch.setattr(ownership, "are_others_present", are_others_present_and_then_close)
+    with pytest.raises((NameInUse, shmstate.CodecMismatch)):
+        StateWriter(name, shared=True, **options)
+    assert not os.path.exists(path_of(name))
+
+
+def is_in_turn(segment: Any) -> bool:
+    with open(segment.path, "rb+") as file:
+        return not turns.take_within(file.fileno(), 0)

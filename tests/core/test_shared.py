@@ -18,6 +18,7 @@ from shmstate import (
     ReentrantPublish,
     StateReader,
     StateWriter,
+    WaitTimeout,
     WriterClosed,
     list_states,
     predecessors,
@@ -207,6 +208,10 @@ def remember(writer: StateWriter) -> StateWriter:
     return writer
 
 
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 def is_kept_alive_by(living: StateWriter, name: str) -> bool:
     """Whether nothing and nobody takes the state away from a writer that has not followed it yet."""
     with StateReader(name) as reader:
@@ -317,6 +322,76 @@ def test_what_killed_writers_left_of_their_moves_is_reclaimed(start: Start, name
     assert not os.path.exists(file_of(name))
 
 
+@pytest.mark.parametrize("then", [StateWriter.close, StateWriter.trim, lambda writer: writer.publish(2)])
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_move_that_was_cut_short_takes_no_second_name_from_a_later_move(
+    name: str, is_named: bool, then: Callable[[StateWriter], object]
+) -> None:
+    before = old_segments()
+    with StateWriter(name, shared=True) as living:
+        remember(living).publish(1)
+        cut, mover = StateWriter(name, shared=True), StateWriter(name, shared=True)
+        title: Any = cut._title
+        take_name = title.take_name
+
+        def interrupted() -> None:
+            del title.take_name
+            if is_named:
+                take_name()
+            raise KeyboardInterrupt
+
+        title.take_name = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            cut.trim()
+        mover.trim()
+        then(cut)
+        for writer in (cut, mover):
+            writer.close()
+        assert is_kept_alive_by(living, name)
+        assert old_segments() == before
+    assert not os.path.exists(file_of(name))
+    assert old_segments() == before
+
+
+def test_a_writer_that_closes_takes_no_second_name_from_a_move_under_way(name: str) -> None:
+    before = old_segments()
+    with StateWriter(name, shared=True) as living:
+        remember(living).publish(1)
+        cut, mover = StateWriter(name, shared=True), StateWriter(name, shared=True)
+        title: Any = cut._title
+        title.take_name = raise_interrupt
+        with pytest.raises(KeyboardInterrupt):
+            cut.trim()
+        title = mover._title
+        take_name = title.take_name
+        title.take_name = lambda: [act() for act in (cut.close, take_name)]
+        mover.trim()
+        mover.close()
+        assert is_kept_alive_by(living, name)
+        assert old_segments() == before
+    assert not os.path.exists(file_of(name))
+
+
+def test_a_second_name_of_a_segment_that_has_its_first_one_is_not_taken_away_alone(name: str) -> None:
+    before = old_segments()
+    writer = remember(StateWriter(name, shared=True))
+    writer.publish(1)
+    title: Any = writer._title
+    title.take_name = raise_interrupt
+    with pytest.raises(KeyboardInterrupt):
+        writer.trim()
+    (second,) = set(old_segments()) - set(before)
+    title._heir.close()  # as a kill does
+    os.unlink(title._draft)
+    writer._segment.close()
+    writer._ending.cancel()
+    # Two writers may join, and one of them move the state.
+    assert not predecessors.remove_if_left(f"{SHM_DIR}/{second}")
+    assert second not in reclaim(dry_run=True)
+    assert reclaim(name=name) == [name]
+    assert old_segments() == before
+
+
 def test_a_second_name_that_leads_nowhere_else_is_reclaimed(name: str) -> None:
     behind = remember(StateWriter(name, shared=True))
     behind.publish(1)
@@ -358,6 +433,59 @@ def test_all_must_use_one_codec(name: str) -> None:
         with pytest.raises(CodecMismatch, match=f"'{name}' is shared with writers that use codec 'msgpack', this one"):
             StateWriter(name, shared=True, codec="json")
         assert first.publish(2) == 2
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_writer_that_follows_while_it_is_asked_for_is_not_missed(
+    name: str, moves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StateWriter(name, shared=True) as behind, StateWriter(name, shared=True) as mover:
+        behind.publish(1)
+        mover.trim()
+        mover.close()
+        is_any_owned = predecessors.is_any_owned
+
+        def followed_and_asked(fd: int) -> bool:
+            monkeypatch.undo()
+            behind.publish(2)
+            if moves:
+                behind.trim()
+            return is_any_owned(fd)
+
+        monkeypatch.setattr(predecessors, "is_any_owned", followed_and_asked)
+        with pytest.raises(CodecMismatch):
+            StateWriter(name, shared=True, codec="json")
+        assert behind.publish(3) == 3
+
+
+def test_a_writer_that_follows_waits_for_a_process_that_only_looks(name: str) -> None:
+    with StateWriter(name, shared=True) as behind, StateWriter(name, shared=True, lock_timeout=0.1) as hasty:
+        behind.publish(1)
+        with StateWriter(name, shared=True) as mover:
+            mover.trim()
+        published: List[int] = []
+        thread = threading.Thread(target=lambda: published.append(behind.publish(2)), daemon=True)
+        with open(file_of(name), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # as reclaim() does, and a writer that wants the state alone
+            with pytest.raises(WaitTimeout, match="a stopped process"):
+                hasty.publish(3)
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive()
+        thread.join(20)
+        assert published == [2]
+        assert hasty.publish(3) == 3
+
+
+def test_a_writer_whose_state_another_has_taken_alone_does_not_wait_for_it(name: str) -> None:
+    with StateWriter(name, shared=True) as behind:
+        behind.publish(1)
+        with StateWriter(name, shared=True) as mover:
+            mover.trim()
+        os.unlink(file_of(name))
+        with StateWriter(name):
+            with pytest.raises(NameInUse, match="is owned by"):
+                behind.publish(2)
 
 
 def test_a_codec_that_changed_after_this_writer_had_joined_is_told(name: str) -> None:
@@ -435,6 +563,25 @@ def test_two_exceptions_in_a_row_leave_no_turn_behind(pair: Any) -> None:
         publish_within_patience(second, "other")
         publish_within_patience(first, "after")
         assert reader.get() == "after"
+
+
+def test_an_exception_where_the_descriptor_was_closed_leaves_the_writer_usable(pair: Any) -> None:
+    first, second, reader = pair
+    first.publish(1)
+    segment = first._segment
+    close = segment._kept
+
+    def closed_and_interrupted() -> None:
+        close()
+        raise KeyboardInterrupt
+
+    segment._kept = closed_and_interrupted
+    with pytest.raises(KeyboardInterrupt):
+        first.trim()
+    assert segment.fd == -1
+    publish_within_patience(second, 2)
+    publish_within_patience(first, 3)
+    assert reader.get() == 3
 
 
 def test_an_error_of_the_codec_takes_no_turn(pair: Any) -> None:
