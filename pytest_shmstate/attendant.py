@@ -18,6 +18,7 @@ from pytest_shmstate.held import holders_of
 from pytest_shmstate.known import Suppressions
 from pytest_shmstate.leak import PROCESS, SYSV, Leak, Owner, Suppression
 from pytest_shmstate.removals import Removals
+from pytest_shmstate.repeats import Repeats
 from pytest_shmstate.run import Run, uses_as_json
 from pytest_shmstate.settings import Settings, for_item
 from pytest_shmstate.timeline import Span
@@ -54,6 +55,8 @@ class Attendant:
         self._last: Tuple[str, int] = ("", 0)
         #: What was removed while tests are still to come.
         self.removals = Removals()
+        #: What was told in full.
+        self.repeats = Repeats()
         self.tests = 0
 
     # Tests.
@@ -65,6 +68,7 @@ class Attendant:
         self._last = (item.nodeid, attempt)
         if attempt > 1:
             self._run.tell(self._worker, "again", item.nodeid)
+            self.repeats.forget(item.nodeid)
         file, line = _location(item)
         owner = Owner(
             "test", item.nodeid, file=file, line=line, during=item.nodeid, worker=self._worker, attempt=attempt

@@ -25,6 +25,7 @@ from pytest_shmstate.away import Part, part_in
 from pytest_shmstate.fixtures import shm_leaks, shm_prefix, shm_state, shm_workers
 from pytest_shmstate.gate import Gate
 from pytest_shmstate.leak import FOREIGN, Leak
+from pytest_shmstate.repeats import Repeats
 from pytest_shmstate.run import Run
 from pytest_shmstate.settings import Settings, add_options, check_markers, declare_marker, resolve
 
@@ -259,16 +260,16 @@ class Wiring:
             if self.attendant is not None:
                 self.attendant.failed()
                 self._see(own, item, "teardown")
-                _tell(item, self.attendant.end_test(item), failing=True)
+                _tell(item, self.attendant.end_test(item), self.attendant.repeats, failing=True)
             raise
         if self.attendant is not None:
-            error = _tell(item, self.attendant.end_test(item), failing=False)
+            error = _tell(item, self.attendant.end_test(item), self.attendant.repeats, failing=False)
             if error is not None:
                 raise error
         return result
 
 
-def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[BaseException]:
+def _tell(item: pytest.Item, leaks: Sequence[Leak], repeats: Repeats, failing: bool) -> Optional[BaseException]:
     """Put leaks into the test's report; the exception that its teardown has to end with, if any."""
     for leak in leaks:
         item.user_properties.append(("shmstate_leak", report.headline_of_test([leak])))
@@ -279,15 +280,15 @@ def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[B
                 warnings.warn(pytest.PytestWarning(line), stacklevel=2)
     blamed, warned, added = _sorted_by_weight(leaks, failing)
     if added:
-        item.add_report_section("teardown", "shared memory", report.failure_text(added))
+        item.add_report_section("teardown", "shared memory", repeats.text(added, item.nodeid))
     error: Optional[BaseException] = None
     if warned:
         try:
-            warnings.warn(ShmstateLeakWarning(report.failure_text(warned)), stacklevel=2)
+            warnings.warn(ShmstateLeakWarning(repeats.text(warned, item.nodeid)), stacklevel=2)
         except ShmstateLeakWarning as raised:  # -W error
             error = raised
     if blamed:
-        error = pytest.fail.Exception(report.failure_text(blamed), pytrace=False)
+        error = pytest.fail.Exception(repeats.text(blamed, item.nodeid), pytrace=False)
     return error
 
 
