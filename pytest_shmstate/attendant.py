@@ -55,11 +55,20 @@ class Attendant:
         self._last: Tuple[str, int] = ("", 0)
         #: What was removed while tests are still to come.
         self.removals = Removals()
-        #: What was told in full.
+        #: Knows what stands in full in an earlier error.
         self.repeats = Repeats()
         self.tests = 0
 
+    def of_fork(self, worker: str) -> Attendant:
+        """Return one that follows the tests of a fork of this process."""
+        return Attendant(self._run, self._settings, worker, self._host)
+
     # Tests.
+
+    @property
+    def is_in_test(self) -> bool:
+        """Whether a test has begun and not ended."""
+        return self._span is not None
 
     def begin_test(self, item: pytest.Item) -> None:
         """Its setup begins."""
