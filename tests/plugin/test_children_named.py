@@ -120,22 +120,3 @@ def test_a_proposed_pattern_fits_its_process_and_no_run_of_pytest(command: str) 
     assert proposed.match(PROCESS, command) is not None
     assert [run for run in RUNS if proposed.match(PROCESS, run) is not None] == []
     assert PROCESS in KINDS
-
-
-def test_what_a_process_starts_is_not_called_after_that_process(judge: Judge) -> None:
-    judged = judge(
-        """
-        import multiprocessing, subprocess
-
-        def starter():
-            subprocess.Popen(["sleep", "50"])
-
-        def test_it():
-            process = multiprocessing.get_context("fork").Process(target=starter)
-            process.start()
-            process.join()
-        """
-    )
-
-    (leak,) = judged.ours
-    assert (leak["kind"], leak["name"]) == ("process", "sleep 50")

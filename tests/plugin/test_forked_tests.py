@@ -40,6 +40,16 @@ FORKING = """
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 """
+#: The same by a Process, as later versions of pytest-forked have it.
+BY_PROCESS = (
+    FORKING.replace("import json, os", "import json, multiprocessing, os")
+    .replace(
+        "child = os.fork()", "child = multiprocessing.get_context('fork').Process(target=lambda: run(item, theirs))"
+    )
+    .replace("if child == 0:", "def run(item, theirs):")
+    .replace("        os.close(theirs)", "        child.start()\n        os.close(theirs)")
+    .replace("os.waitpid(child, 0)", "child.join()")
+)
 TESTS = """
     import os, subprocess, sys
     import pytest
@@ -84,9 +94,11 @@ XDIST = pytest.mark.parametrize("xdist", [[], ["-n", "2"]], ids=["alone", "xdist
 
 
 @XDIST
-def test_each_is_judged_as_if_it_ran_in_its_parent(judge: Judge, xdist: Sequence[str]) -> None:
-    judged = judge({"test_it.py": TESTS, "conftest.py": FORKING}, *xdist)
+@pytest.mark.parametrize("forking", [FORKING, BY_PROCESS], ids=["fork", "Process"])
+def test_each_is_judged_as_if_it_ran_in_its_parent(judge: Judge, forking: str, xdist: Sequence[str]) -> None:
+    judged = judge({"test_it.py": TESTS, "conftest.py": forking}, *xdist)
 
+    assert [leak["name"] for leak in judged.ours if leak["kind"] == "process"] == ["sleep 100"]
     wrong = [line for line in judged.mismatches() if "test_program" not in line]
     assert wrong == [], "\n".join([*wrong, judged.output])
     program = [leak for leak in judged.ours if leak["name"].startswith("program-")]

@@ -33,7 +33,9 @@ LINE = FIXTURE.replace("def test_uses(faulty, number):\n        pass", "def test
 
 def errors(output: str) -> Dict[str, List[str]]:
     """The lines of each error at a teardown, by test."""
-    parts = re.split(r"^_+ ERROR at teardown of (\S+) _+$", output.partition("= shared memory =")[0], flags=re.M)
+    parts = re.split(
+        r"^_+ ERROR at teardown of (\S+) _+$", output.partition("= shared memory =")[0], flags=re.MULTILINE
+    )
     return {test: text.strip().split("\n") for test, text in zip(parts[1::2], parts[2::2])}
 
 
@@ -102,9 +104,13 @@ def test_what_is_left_otherwise_is_told_in_full(judge: Judge) -> None:
 def test_a_test_that_is_run_again_is_told_in_full_again(judge: Judge) -> None:
     needs("pytest_rerunfailures")
 
-    judged = judge(FIXTURE.replace("range(6)", "range(2)"), "--reruns=1", plugins=("pytest_rerunfailures", "pytest_shmstate"))
+    judged = judge(
+        FIXTURE.replace("range(6)", "range(2)"), "--reruns=1", plugins=("pytest_rerunfailures", "pytest_shmstate")
+    )
 
-    assert {test: sum(line.startswith("  to fix ") for line in lines) for test, lines in errors(judged.output).items()} == {
+    assert {
+        test: sum(line.startswith("  to fix ") for line in lines) for test, lines in errors(judged.output).items()
+    } == {
         "test_uses[0]": 1,
         "test_uses[1]": 0,
     }, judged.output
