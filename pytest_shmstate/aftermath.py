@@ -142,14 +142,22 @@ class Aftermath:
         """What is left though the process that was to remove it at its end is gone, or does not hold it any more."""
         found = []
         for worker, word, plain in self._told:
-            if word == "owed":
-                span = Span(Owner(**plain["owner"]), None)
-                span.due = span.complete = True
+            # A fork may have judged what the process that forked it has seen, too.
+            if word == "owed" and not self._is_done(plain["kind"], plain["name"], plain["mark"], plain["pid"]):
+                whose = self._past.worker_of(plain["pid"], None)
+                if whose is not None and whose[0].startswith(f"{worker}."):
+                    span = self._past.span_at(*whose)  # of the test that a fork of the worker ran
+                else:
+                    span = Span(Owner(**plain["owner"]), None)
+                    span.due = span.complete = True
                 stack = tuple(Frame(*frame) for frame in plain["stack"])
                 one = Found(plain["kind"], plain["name"], plain["mark"], span, plain["evidence"], plain["pid"], stack)
                 if one.there() and not (self._lives(worker) and self._is_in_use(one)):
                     found.append(one)
         return found
+
+    def _is_done(self, kind: str, name: str, mark: int, pid: int) -> bool:
+        return (pid, mark) in self._done_processes if kind == PROCESS else (kind, name, mark) in self._done
 
     def _lives(self, worker: str) -> bool:
         return any(self._past.workers.get(pid) == worker for pid in self._residents)

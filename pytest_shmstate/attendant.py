@@ -18,6 +18,7 @@ from pytest_shmstate.held import holders_of
 from pytest_shmstate.known import Suppressions
 from pytest_shmstate.leak import PROCESS, SYSV, Leak, Owner, Suppression
 from pytest_shmstate.removals import Removals
+from pytest_shmstate.repeats import Repeats
 from pytest_shmstate.run import Run, uses_as_json
 from pytest_shmstate.settings import Settings, for_item
 from pytest_shmstate.timeline import Span
@@ -54,9 +55,20 @@ class Attendant:
         self._last: Tuple[str, int] = ("", 0)
         #: What was removed while tests are still to come.
         self.removals = Removals()
+        #: Knows what stands in full in an earlier error.
+        self.repeats = Repeats()
         self.tests = 0
 
+    def of_fork(self, worker: str) -> Attendant:
+        """Return one that follows the tests of a fork of this process."""
+        return Attendant(self._run, self._settings, worker, self._host)
+
     # Tests.
+
+    @property
+    def is_in_test(self) -> bool:
+        """Whether a test has begun and not ended."""
+        return self._span is not None
 
     def begin_test(self, item: pytest.Item) -> None:
         """Its setup begins."""
@@ -65,6 +77,7 @@ class Attendant:
         self._last = (item.nodeid, attempt)
         if attempt > 1:
             self._run.tell(self._worker, "again", item.nodeid)
+            self.repeats.forget(item.nodeid)
         file, line = _location(item)
         owner = Owner(
             "test", item.nodeid, file=file, line=line, during=item.nodeid, worker=self._worker, attempt=attempt

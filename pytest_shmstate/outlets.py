@@ -10,8 +10,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from pytest_shmstate.known import Use
 from pytest_shmstate.leak import FOREIGN, INTERRUPTED, UNATTRIBUTED, Leak, Suppression
+from pytest_shmstate.repeats import alike, blocks_of_run, source_of
 from pytest_shmstate.report import (
-    blocks,
     bytes_text,
     counted,
     named,
@@ -185,13 +185,16 @@ def _findings(key: str, leaks: List[Leak]) -> Iterator[Line]:
         yield f"  and {rest:,} more, each with its error above", {}
     new = [leak for leak in leaks if not leak.reported]
     in_full = [leak for leak in new if _asks_for_action(leak)]
-    for text in [*blocks(in_full), ""] if in_full else []:
+    for text in [*blocks_of_run(in_full), ""] if in_full else []:
         yield (f"  {text}" if text else ""), {}
     in_short = sorted((leak for leak in new if not _asks_for_action(leak)), key=lambda leak: -leak.size)
-    for leak in in_short[:_MOST_IN_SHORT]:
-        yield "  " + "; ".join(filter(None, [_in_short(leak), size_text(leak), printable(leak.fate)])), {}
-    if in_short[_MOST_IN_SHORT:]:
-        yield f"  and {counted(in_short[_MOST_IN_SHORT:])} more", {}
+    groups = alike(in_short)
+    for members in groups[:_MOST_IN_SHORT]:
+        told = [_in_short(members[0]), size_text(members[0])] if len(members) == 1 else [_row_of_many(members)]
+        yield "  " + "; ".join(filter(None, [*told, printable(members[0].fate)])), {}
+    rest_in_short = [leak for members in groups[_MOST_IN_SHORT:] for leak in members]
+    if rest_in_short:
+        yield f"  and {counted(rest_in_short)} more", {}
 
 
 def _test_of(leak: Leak) -> str:
@@ -202,10 +205,7 @@ def _by_source(leaks: Iterable[Leak]) -> List[List[Leak]]:
     """Puts together what several tests left by one fixture or line of code; all others stand alone."""
     sources: Dict[Any, List[Leak]] = {}
     for number, leak in enumerate(leaks):
-        owner = leak.owner
-        fixture = (owner.name, owner.scope, owner.file, owner.line) if owner.what == "fixture" else None
-        where = (leak.where.file, leak.where.line) if leak.where is not None else number
-        sources.setdefault((leak.host, fixture or where), []).append(leak)
+        sources.setdefault(source_of(leak) or number, []).append(leak)
     rows: List[List[Leak]] = []
     for members in sources.values():
         many = len(set(map(_test_of, members))) > 1
@@ -217,6 +217,11 @@ def _row(leaks: Sequence[Leak]) -> str:
     first = leaks[0]
     if len(leaks) == 1:
         return f"{_in_short(first)} (see its error above)"
+    return f"{_row_of_many(leaks)} (see their errors above)"
+
+
+def _row_of_many(leaks: Sequence[Leak]) -> str:
+    first = leaks[0]
     tests = list(dict.fromkeys(map(_test_of, leaks)))
     more = f" and {len(tests) - _FIRST_TESTS:,} more" if len(tests) > _FIRST_TESTS else ""
     if first.owner.what == "fixture":
@@ -224,9 +229,9 @@ def _row(leaks: Sequence[Leak]) -> str:
     else:
         source = place(first.where) if first.where is not None else ""
     told = f"{counted(leaks)}{on_host(first.host)}, {whose(first)} {source}"
-    return printable(
-        f"{told}, in {len(tests):,} tests: {', '.join(tests[:_FIRST_TESTS])}{more} (see their errors above)"
-    )
+    if len(tests) > 1:
+        told += f", in {len(tests):,} tests: {', '.join(tests[:_FIRST_TESTS])}{more}"
+    return printable(told)
 
 
 def _asks_for_action(leak: Leak) -> bool:

@@ -25,6 +25,7 @@ from pytest_shmstate.away import Part, part_in
 from pytest_shmstate.fixtures import shm_leaks, shm_prefix, shm_state, shm_workers
 from pytest_shmstate.gate import Gate
 from pytest_shmstate.leak import FOREIGN, Leak
+from pytest_shmstate.repeats import Repeats
 from pytest_shmstate.run import Run
 from pytest_shmstate.settings import Settings, add_options, check_markers, declare_marker, resolve
 
@@ -75,8 +76,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 class Wiring:
     """The hooks that need to know the run.
 
-    They do nothing in a fork of the process: one that leaves a test by an exception goes on as pytest does, through
-    all hooks to the end, while the run is its parent's.
+    They do nothing in a fork that left a test by an exception: it goes on as pytest does, through all hooks to the end,
+    while the run is its parent's. A fork that was made to run a test, as by pytest-forked, judges that test itself.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
@@ -88,7 +89,9 @@ class Wiring:
         self._attendant: Optional[Attendant] = None
         self._distributes = workerinput is None and config.getoption("dist", "no") != "no"
         self._begun = ""
-        self._unseen = 0
+        #: Tests that ended here and did not begin here.
+        self._elsewhere: List[str] = []
+        self._is_in_loop = self._is_fork = False
         self._part: Optional[Part] = None
         self._said: Tuple[str, ...] = ()
         if workerinput is None:
@@ -150,8 +153,9 @@ class Wiring:
             self._attendant.end_session()
             self._attendant.hand_over()
             self._attendant = None
-        if self._unseen:
-            self._run.tell(self._worker, "unseen", self._unseen)
+        if self._elsewhere:
+            judged = {content for _, word, content in self._run.told() if word == "forked"}
+            self._run.tell(self._worker, "unseen", sum(nodeid not in judged for nodeid in self._elsewhere))
         if self._part is not None:
             output = getattr(session.config, "workeroutput", {})
             output[messages.FROM_WORKER] = self._part.finish()
@@ -196,6 +200,8 @@ class Wiring:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Wrapper:
         """A test begins; one that is run again begins again."""
+        if not self._is_own:
+            self._begin_fork(item)
         self._begun = item.nodeid
         if self.attendant is not None:
             self.attendant.begin_test(item)
@@ -205,10 +211,26 @@ class Wiring:
             self._see(error, item, "setup")
             raise
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
+        """A fork that is made from here on outside of a test may be made to run one."""
+        self._is_in_loop = self._is_own
+
+    def _begin_fork(self, item: pytest.Item) -> None:
+        """Judge the test in this fork, if the fork was made to run it: by the same ledger, as a worker of xdist does."""
+        if self._attendant is None or not self._is_in_loop or self._attendant.is_in_test:
+            return
+        self._pid, self._is_fork = os.getpid(), True
+        self._gate = self._part = None
+        self._worker += f".{self._pid}"
+        recorder.write(self._run.folder, "worker", self._worker)
+        self._run.tell(self._worker, "forked", item.nodeid)
+        self._attendant = self._attendant.of_fork(self._worker)
+
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Count a test that ended here and did not begin here: another process ran it, as pytest-forked does."""
+        """Note a test that ended here and did not begin here: another process ran it, as pytest-forked does."""
         if nodeid != self._begun and self.attendant is not None:
-            self._unseen += 1
+            self._elsewhere.append(nodeid)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Wrapper:
@@ -251,7 +273,7 @@ class Wiring:
                 item.add_report_section(phase, "shared memory", "\n".join(lines))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Wrapper:
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: Optional[pytest.Item]) -> Wrapper:
         """The test is through, and so are the fixtures that it was the last to use."""
         try:
             result = yield
@@ -259,16 +281,25 @@ class Wiring:
             if self.attendant is not None:
                 self.attendant.failed()
                 self._see(own, item, "teardown")
-                _tell(item, self.attendant.end_test(item), failing=True)
+                _tell(item, self.attendant.end_test(item), self.attendant.repeats, failing=True)
+            self._end_fork(nextitem)
             raise
         if self.attendant is not None:
-            error = _tell(item, self.attendant.end_test(item), failing=False)
+            error = _tell(item, self.attendant.end_test(item), self.attendant.repeats, failing=False)
+            self._end_fork(nextitem)
             if error is not None:
                 raise error
         return result
 
+    def _end_fork(self, nextitem: Optional[pytest.Item]) -> None:
+        """After the last test of a fork no hook is called in it."""
+        if self._is_fork and nextitem is None and self.attendant is not None:
+            self.attendant.end_session()
+            self.attendant.hand_over()
+            self._attendant = None
 
-def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[BaseException]:
+
+def _tell(item: pytest.Item, leaks: Sequence[Leak], repeats: Repeats, failing: bool) -> Optional[BaseException]:
     """Put leaks into the test's report; the exception that its teardown has to end with, if any."""
     for leak in leaks:
         item.user_properties.append(("shmstate_leak", report.headline_of_test([leak])))
@@ -279,15 +310,15 @@ def _tell(item: pytest.Item, leaks: Sequence[Leak], failing: bool) -> Optional[B
                 warnings.warn(pytest.PytestWarning(line), stacklevel=2)
     blamed, warned, added = _sorted_by_weight(leaks, failing)
     if added:
-        item.add_report_section("teardown", "shared memory", report.failure_text(added))
+        item.add_report_section("teardown", "shared memory", repeats.text(added, item.nodeid))
     error: Optional[BaseException] = None
     if warned:
         try:
-            warnings.warn(ShmstateLeakWarning(report.failure_text(warned)), stacklevel=2)
+            warnings.warn(ShmstateLeakWarning(repeats.text(warned, item.nodeid)), stacklevel=2)
         except ShmstateLeakWarning as raised:  # -W error
             error = raised
     if blamed:
-        error = pytest.fail.Exception(report.failure_text(blamed), pytrace=False)
+        error = pytest.fail.Exception(repeats.text(blamed, item.nodeid), pytrace=False)
     return error
 
 

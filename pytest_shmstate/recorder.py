@@ -267,7 +267,8 @@ def _stack() -> tuple[tuple[str, int, str], ...]:
 def _title() -> str:
     """What the nearest ``Process`` on the stack is to run, and its name; empty if there is none."""
     frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
+    # A fork has the frames of its parent below: those that started itself.
+    while frame is not None and frame.f_code.co_name != "_bootstrap":
         if frame.f_code.co_name in ("start", "_launch"):
             process = frame.f_locals.get("process_obj") or frame.f_locals.get("self")
             name = getattr(process, "_name", None)

@@ -33,7 +33,7 @@ from pytest_shmstate.recorder import LEFT_OUT
 
 #: Blocks in full; of what comes after them, the names are told.
 MOST_BLOCKS = 5
-_MOST_NAMES = 20
+MOST_NAMES = 20
 _MOST_LINES_EACH = 3
 _WIDEST = 140
 
@@ -193,21 +193,26 @@ def describe(leak: Leak) -> List[str]:
     for label, text in _told(leak):
         # Whole, however long: what the reader looks for, and what is to be copied.
         whole = label in (whose(leak), "called from", "to allow it")
-        lines.append(f"  {label:<12} {text if whole else _cut(text)}")
+        lines.append(line(label, text if whole else _cut(text)))
     return lines
+
+
+def line(label: str, text: str) -> str:
+    """Return an indented line of a block."""
+    return f"  {label:<12} {text}"
 
 
 def _told(leak: Leak) -> Iterator[Tuple[str, str]]:
     yield whose(leak), owned_by(leak.owner)
-    yield from _made_at(leak)
+    yield from made_at(leak)
     yield "state", _RUNS if leak.kind == PROCESS and leak.verdict == HELD else _VERDICTS.get(leak.verdict, leak.verdict)
     holders = [f"pid {holder.pid} ({holder.command}), by {holder.how}" for holder in leak.holders]
-    yield from (("open in", text) for text in _first(holders))
+    yield from (("open in", text) for text in first_texts(holders))
     if leak.evidence:
         yield "known by", leak.evidence
     if leak.fate:
         yield "now", leak.fate
-    yield from (("note", text) for text in _first(leak.notes))
+    yield from (("note", text) for text in first_texts(leak.notes))
     if leak.after_failure:
         yield "note", "told only: the test failed anyway, so this is no second failure"
     elif leak.mode == "warn" and leak.verdict in (ORPHAN, HELD):
@@ -225,7 +230,8 @@ def whose(leak: Leak) -> str:
     return "leaked by" if leak.verdict in (ORPHAN, HELD) else "belonged to"
 
 
-def _made_at(leak: Leak) -> Iterator[Tuple[str, str]]:
+def made_at(leak: Leak) -> Iterator[Tuple[str, str]]:
+    """Yield where it was made, and the frames around that: labels and texts."""
     where = leak.where
     made = "started at" if leak.kind == PROCESS else "made at"
     own = [frame for frame in leak.stack if not _is_plumbing(frame)]
@@ -313,7 +319,7 @@ def blocks(leaks: Sequence[Leak], most: int = MOST_BLOCKS) -> List[str]:
     for leak in leaks[:most]:
         lines += [*describe(leak), ""]
     if leaks[most:]:
-        lines.append(f"and {counted(leaks[most:])}: {', '.join(_first(_names(leaks[most:]), _MOST_NAMES))}")
+        lines.append(f"and {counted(leaks[most:])}: {', '.join(first_texts(names(leaks[most:]), MOST_NAMES))}")
     return lines if leaks[most:] else lines[:-1]
 
 
@@ -322,11 +328,13 @@ def failure_text(leaks: Sequence[Leak]) -> str:
     return "\n".join([headline_of_test(leaks), "", *blocks(leaks)])
 
 
-def _names(leaks: Iterable[Leak]) -> List[str]:
+def names(leaks: Iterable[Leak]) -> List[str]:
+    """Return the name of each, with its host."""
     return [printable(leak.name) + on_host(leak.host) for leak in leaks]
 
 
-def _first(texts: Sequence[str], most: int = _MOST_LINES_EACH) -> List[str]:
+def first_texts(texts: Sequence[str], most: int = _MOST_LINES_EACH) -> List[str]:
+    """Return so many of them, and the count of the rest."""
     return [*texts[:most], f"and {len(texts) - most:,} more"] if len(texts) > most else list(texts)
 
 

@@ -30,6 +30,7 @@ TOOLS = (
     ),
     ("census", "known", "timeline", "states", "worker", "worker_body"),
     ("ledger", "report", "workers"),
+    ("repeats",),
     ("attribution", "outlets", "outpost", "removals", "run"),
     ("verdict", "watch", "aftermath", "github"),
     ("check", "held", "sweep"),

@@ -297,11 +297,10 @@ def test_unittest_classes_answer_for_what_their_steps_leave(judge: Judge) -> Non
     judged.confirm()
 
 
-#: What pytest-forked does: a child runs the whole protocol of a test, and its parent reports what came of it.
+#: A process that keeps no record of the test runs it, as on another machine.
 FORKING = """
     import os
     import pytest
-    from _pytest.runner import runtestprotocol
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(item):
@@ -310,8 +309,8 @@ FORKING = """
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         child = os.fork()
         if child == 0:
-            reports = runtestprotocol(item, log=False)
-            os._exit(int(any(report.failed for report in reports)))
+            item.obj()
+            os._exit(0)
         status = os.waitpid(child, 0)[1]
         call = pytest.CallInfo.from_call(lambda: 1 // int(status == 0), "call")
         item.ihook.pytest_runtest_logreport(report=pytest.TestReport.from_item_and_call(item, call))
