@@ -20,7 +20,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import pytest
 
-from pytest_shmstate import canaries, census, verdict
+from pytest_shmstate import census, verdict
 
 #: For all canaries together, in seconds; they take some ten.
 PATIENCE = 300.0
@@ -38,13 +38,16 @@ class Outcome(NamedTuple):
 
 def main(config: pytest.Config) -> int:
     """Run it and tell; the exit status."""
+    from pytest_shmstate import canaries
+
     _say("shmstate selftest")
     with tempfile.TemporaryDirectory(prefix="shmstate-selftest-") as folder:
         shutil.copy(canaries.__file__, Path(folder, TEST_FILE))
         left = Path(folder, "left")
         left.touch()
         try:
-            ended = _run(Path(folder), getattr(config.option, "numprocesses", None), left)
+            environment = {**os.environ, canaries.LEFT: str(left)}
+            ended = _run(Path(folder), getattr(config.option, "numprocesses", None), environment)
         finally:
             _remove(left.read_text("utf-8").splitlines())
         report = Path(folder, "report.json")
@@ -81,7 +84,7 @@ def _remove(left: Sequence[str]) -> None:
                 path.rmdir() if path.is_dir() else path.unlink()
 
 
-def _run(folder: Path, processes: Optional[object], left: Path) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, processes: Optional[object], environment: Dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "pytest_shmstate", "-p", "no:cacheprovider", "-v", "-rA"]
     command += ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), "--shmstate-leaks=error"]
     command += [f"--shmstate-report={folder / 'report.json'}", "-W", "ignore", TEST_FILE]
@@ -90,7 +93,7 @@ def _run(folder: Path, processes: Optional[object], left: Path) -> subprocess.Co
     return subprocess.run(  # noqa: S603 - our own command
         command,
         cwd=str(folder),
-        env={**os.environ, canaries.LEFT: str(left)},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
