@@ -134,6 +134,7 @@ class Title:
         """
         if not self.is_held:
             return
+        self._closed()  # before the locks go: an exception may come in between, and another thread would publish then
         try:
             self._release(unlink)
         except ShmStateError:

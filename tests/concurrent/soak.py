@@ -60,6 +60,7 @@ class Soak:
         self.errors = os.path.join(folder, "errors")
         self.started = self.kills = 0
         self.pids: Set[int] = set()
+        self.there_before = set(os.listdir(SHM_DIR))  # of processes with the same pids, perhaps
         self.processes: Dict[int, Process] = {}
         self.doomed: Set[int] = set()
         self.continue_at: Dict[int, float] = {}
@@ -251,7 +252,7 @@ class Soak:
     def nothing_is_left(self, lines: Set[int], may_kill: bool) -> None:
         drafts = tuple(f"{NEW_PREFIX}{pid}." for pid in self.pids)
         olds = tuple(f"{OLD_PREFIX}{line:x}." for line in lines)
-        for file in os.listdir(SHM_DIR):
+        for file in set(os.listdir(SHM_DIR)) - self.there_before:
             path = os.path.join(SHM_DIR, file)
             if file.startswith(f"{PREFIX}{self.prefix}."):
                 raise Fault(f"{path} is left")

@@ -15,7 +15,7 @@ import time
 import traceback
 from contextlib import contextmanager
 from random import Random
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 import shmstate
 from shmstate import StateReader, StateWriter
@@ -131,7 +131,7 @@ class Writer:
             table.set(0, FRESH + self.index, 1)
         elif kind < 0.06:
             self.options.update(shared=False, lock_timeout=None)
-        elif kind < 0.08 and self.place.has_anchor:
+        elif kind < 0.08 and self.place.has_anchor and self.index in self.names_open():
             self.options["codec"] = "json"
         name = self.place.names[self.index]
         before = table.open_now()
@@ -143,10 +143,11 @@ class Writer:
                 raise
             return None
         self.created = writer._segment.identity().created_ns
-        if self.options["codec"] == "json":
-            raise Fault(f"{name}: a writer with another codec was let in")
-        if not self.options["shared"]:
-            self.place.must_be_there(self.index, before, "a writer that does not share it was let in")
+        if self.options["codec"] == "json" or not self.options["shared"]:
+            self.place.must_be_there(self.index, before, f"a writer was let in with {self.options}")
+        if self.options["codec"] == "json":  # at the end of a round, when no other was left
+            writer.close()
+            return None
         table.know(self.row, self.created, 0)
         table.set(self.row, NAME, self.index)
         table.set(self.row, OPENING, time.monotonic_ns() << 5 | self.row)
@@ -154,9 +155,12 @@ class Writer:
         self.log.add(self.created, 0, 0, 0, 0, 0)
         return writer
 
+    def names_open(self) -> Set[int]:
+        return {name for name, _ in self.table.open_now().values()}
+
     def may_refuse(self, error: Exception) -> bool:
         if isinstance(error, shmstate.CodecMismatch):
-            return bool(self.options["codec"] == "json")
+            return self.options["codec"] == "json" or self.index not in self.names_open()
         if isinstance(error, shmstate.WaitTimeout):
             return self.options["lock_timeout"] is not None and "fresh" in self.options
         # A process that is stopped while it looks whether the state is given up is taken for an owner by those who join.

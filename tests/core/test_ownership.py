@@ -114,9 +114,9 @@ def test_a_name_that_vanishes_while_it_is_claimed_is_created(monkeypatch: pytest
     first = StateWriter(name)
     lock = ownership._lock_or_name_owner
 
-    def vanish_before_the_lock(fd: int, state: str, kind: int) -> None:
+    def vanish_before_the_lock(fd: int, state: str, kind: int, patience: float) -> None:
         first.close()
-        lock(fd, state, kind)
+        lock(fd, state, kind, patience)
 
     monkeypatch.setattr(ownership, "_lock_or_name_owner", vanish_before_the_lock)
 

@@ -21,6 +21,7 @@ from shmstate import (
     WaitTimeout,
     WriterClosed,
     list_states,
+    ownership,
     predecessors,
     publishing,
     reclaim,
@@ -582,6 +583,25 @@ def test_an_exception_where_the_descriptor_was_closed_leaves_the_writer_usable(p
     publish_within_patience(second, 2)
     publish_within_patience(first, 3)
     assert reader.get() == 3
+
+
+def test_a_close_that_is_cut_short_lets_no_publish_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = StateWriter(name, shared=True)
+    writer.publish(1)
+    let_go = ownership.let_go
+
+    def let_go_and_interrupted(segment: Any) -> None:
+        monkeypatch.undo()
+        let_go(segment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ownership, "let_go", let_go_and_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.close()
+    with pytest.raises(WriterClosed):
+        writer.publish(2)
+    writer.close()
+    assert not os.path.exists(file_of(name))
 
 
 def test_an_error_of_the_codec_takes_no_turn(pair: Any) -> None:
