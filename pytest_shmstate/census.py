@@ -77,13 +77,8 @@ class Process(NamedTuple):
 def born(name: str) -> Optional[int]:
     """When an entry was made: CLOCK_MONOTONIC in nanoseconds. None where the kernel does not keep it, or it is gone."""
     birth = birth_of(name)
-    return None if birth is None else birth + min(_between_clocks() for _ in range(3))
-
-
-def _between_clocks() -> int:
-    """From CLOCK_REALTIME to CLOCK_MONOTONIC. Too much by the time that passes between the two looks."""
-    realtime = clock_gettime_ns(CLOCK_REALTIME)
-    return monotonic_ns() - realtime
+    # The smallest of three: time passes between the looks at the two clocks.
+    return None if birth is None else birth + min(-clock_gettime_ns(CLOCK_REALTIME) + monotonic_ns() for _ in range(3))
 
 
 def birth_of(name: str) -> Optional[int]:

@@ -432,11 +432,8 @@ def _patch_semaphores(module: str) -> None:
 
 _here = _hook.__code__.co_filename
 #: How the modules are called that make named semaphores: of the standard library, and of those that follow it closely.
-_SYNCHRONIZE = (
-    "multiprocessing.synchronize",
-    "multiprocess.synchronize",
-    "billiard.synchronize",
-    "loky.backend.synchronize",
+_SYNCHRONIZE = tuple(
+    f"{package}.synchronize" for package in ("multiprocessing", "multiprocess", "billiard", "loky.backend")
 )
 _HANDLERS: dict[str, Callable[..., None]] = {
     "open": _on_open,

@@ -9,7 +9,7 @@ import weakref
 from contextlib import suppress
 from typing import Any, Callable, Optional, Tuple
 
-from shmstate import ownership
+from shmstate import makers, ownership
 from shmstate.compat import run_in_forked_children
 from shmstate.errors import StateNotFound
 from shmstate.memory import Segment, attach
@@ -93,7 +93,7 @@ class Attachment:
             is_named = ownership.leads_to(segment.path, segment.inode)
             follow()
             if self.segment is segment:
-                return not is_named and ownership.owner_runs(segment.identity())
+                return not is_named and makers.owner_runs(segment.identity())
 
     def close(self) -> None:
         """Let go of the segment, and follow the state no more. Idempotent."""

@@ -169,8 +169,7 @@ class Segment:
 
     def drop(self) -> None:
         """Close the descriptor that was kept. Idempotent."""
-        # In this order: after an exception from a signal handler, no number is used that may be another file's by then.
-        kept, self._kept, self.fd = self._kept, None, -1
+        kept, self._kept, self.fd = self._kept, None, -1  # before it is closed, and may be another file's
         if kept is not None:
             kept()
 

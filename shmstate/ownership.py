@@ -26,13 +26,12 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import time
 from contextlib import suppress
 from stat import S_ISREG
 from typing import Optional
 
-from shmstate import memory, predecessors, turns
+from shmstate import makers, memory, predecessors, turns
 from shmstate.compat import require_platform
 from shmstate.errors import (
     CorruptSegment,
@@ -42,15 +41,12 @@ from shmstate.errors import (
     SystemRefused,
     WaitTimeout,
 )
-from shmstate.layout import NEW_PREFIX, PAGE, SHM_DIR, Content, Identity, Layout, parse_header
+from shmstate.layout import PAGE, SHM_DIR, Content, Identity, Layout, parse_header
 from shmstate.oserrors import refusal, translated
 
 with suppress(ImportError):  # not on Windows, where require_platform() comes before its first use
     import fcntl
 
-#: A draft is locked within microseconds of its birth. What another pid namespace began, and did not lock in so many
-#: seconds, is given up.
-_DRAFT_AGE = 60.0
 CLAIM_GRACE = 0.05
 _NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _CLAIM_TRIES = 100
@@ -80,8 +76,8 @@ def claim(name: str, layout: Layout, shared: bool = False) -> memory.Segment:
 
 
 def _create(name: str, layout: Layout, shared: bool) -> memory.Segment:
-    identity = own_identity()
-    draft = draft_of(identity)
+    identity = makers.own_identity()
+    draft = makers.draft_of(identity)
     try:
         segment = build(draft, name, layout, identity, shared=shared)
         try:
@@ -110,12 +106,6 @@ def remove_draft(draft: str) -> None:
         with suppress(OSError):
             os.unlink(draft)
         raise
-
-
-def draft_of(identity: Identity) -> str:
-    """A path for a segment that has no name yet."""
-    unique = f"{_pid_namespace()}-{secrets.token_hex(8)}"
-    return os.path.join(SHM_DIR, f"{NEW_PREFIX}{identity.owner_pid}.{identity.owner_started}.{unique}")
 
 
 def build(
@@ -159,7 +149,7 @@ def _inode_of(fd: int, path: str) -> int:
 
 
 def _wait_for_lock(fd: int, kind: int, draft: str) -> None:
-    deadline = time.monotonic() + _DRAFT_AGE
+    deadline = time.monotonic() + makers.DRAFT_AGE
     while not _try_lock(fd, kind):
         if time.monotonic() > deadline:
             raise SystemRefused(f"{draft}: another process has locked this new file; find and end it")
@@ -191,7 +181,7 @@ def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[mem
             predecessors.forget(fd)
         segment = _mapped(fd, name, found, shared)
         try:
-            segment.sign(own_identity())
+            segment.sign(makers.own_identity())
         except BaseException:
             segment.close()
             raise
@@ -241,7 +231,7 @@ def _owner(fd: int) -> str:
         return "a living process that left no readable header"
     pid, started = identity.owner_pid, 0
     with suppress(OSError, ValueError, IndexError):
-        started = _start_time(pid)
+        started = makers.start_time(pid)
     if started != identity.owner_started:  # a pid is a process only together with when it started
         return f"a living process that is pid {pid} in another pid namespace, or cannot be seen from here"
     if pid == os.getpid():
@@ -340,13 +330,6 @@ def _unlock(fd: int) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def owner_runs(identity: Identity) -> bool:
-    """Whether the process that owned a segment without a name runs, and has not given the state up (O8)."""
-    with suppress(OSError):
-        return identity.owner_pid != 0 and _start_time(identity.owner_pid) == identity.owner_started
-    return False
-
-
 def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> bool:
     """Remove the file at ``path`` unless a writer owns it. Returns whether it was, or with ``dry_run`` would be, removed.
 
@@ -386,37 +369,3 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
         return True
     finally:
         os.close(fd)
-
-
-def maker_is_alive(draft: str) -> bool:
-    """Whether the process that began to build the segment file called ``draft`` still runs."""
-    try:
-        pid, started, unique = draft[len(NEW_PREFIX) :].split(".")
-        namespace, dash, _ = unique.partition("-")
-        if dash and namespace != _pid_namespace():  # its pid means nothing here
-            return time.time() - os.stat(os.path.join(SHM_DIR, draft), follow_symlinks=False).st_ctime < _DRAFT_AGE
-        return _start_time(int(pid)) == int(started)
-    except ValueError:
-        return False
-    except OSError:
-        return not os.path.exists("/proc/self")  # without a /proc, better one file too many
-
-
-def _pid_namespace() -> str:
-    with suppress(OSError):
-        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
-    return "0"
-
-
-def own_identity() -> Identity:
-    """Of a segment that this process makes now."""
-    started = 0
-    with suppress(OSError):  # no /proc: an identity weaker by its start time
-        started = _start_time(os.getpid())
-    return Identity(time.time_ns(), os.getpid(), started)
-
-
-def _start_time(pid: int) -> int:
-    """When the process started, in clock ticks since boot: with the pid, an identity that is not reused."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])

@@ -259,8 +259,6 @@ def open_publishing(
                 wanted = None
         moving = False
 
-    # What is not called thousands of times a second.
-
     def look_for_name() -> None:
         """Give the state its name again if another program has removed it. Raises StateNotFound if it leads elsewhere."""
         nonlocal look_at

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import List, NamedTuple, Optional, Tuple, Type
 
-from shmstate import ownership, predecessors, reading
+from shmstate import makers, ownership, predecessors, reading
 from shmstate.attachment import Attachment
 from shmstate.compat import require_platform
 from shmstate.errors import (
@@ -128,7 +128,7 @@ def _describe(place: Attachment, name: str) -> StateInfo:
 
 
 def _was_given_up(draft: str, path: str, dry_run: bool) -> bool:
-    return not ownership.maker_is_alive(draft) and ownership.remove_if_dead(path, None, dry_run)
+    return not makers.maker_is_alive(draft) and ownership.remove_if_dead(path, None, dry_run)
 
 
 def reclaim(prefix: str = "", *, name: Optional[str] = None, dry_run: bool = False) -> List[str]:

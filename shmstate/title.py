@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import Callable, Optional
 
-from shmstate import ownership, predecessors, turns
+from shmstate import makers, ownership, predecessors, turns
 from shmstate.errors import (
     CodecMismatch,
     CorruptSegment,
@@ -64,8 +64,8 @@ class Title:
         """Build the successor, S1 in protocol.py. Raises OutOfSharedMemory, StateNotFound; then nothing has changed."""
         owned = self.segment
         self._is_restored = not self.is_named()
-        identity = ownership.own_identity()._replace(created_ns=owned.identity().created_ns)
-        self._draft = ownership.draft_of(identity)
+        identity = makers.own_identity()._replace(created_ns=owned.identity().created_ns)
+        self._draft = makers.draft_of(identity)
         self._heir = ownership.build(
             self._draft, owned.name, layout, identity, content, self.shared, self._predecessor()
         )

@@ -21,7 +21,7 @@ ORDER = (
     ("layout",),
     ("oserrors",),
     ("compat",),
-    ("futex", "turns"),
+    ("futex", "turns", "makers"),
     ("lent", "forked"),
     ("memory",),
     ("predecessors",),

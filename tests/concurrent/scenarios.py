@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import shmstate
 from pytest_shmstate.kit.oracle.payload import HEAD, payload_of, whole
-from shmstate import ownership
+from shmstate import makers, ownership
 from shmstate.layout import INTENT, LATEST, NEW_PREFIX, PREFIX, SHM_DIR
 
 Report = Dict[str, Any]
@@ -280,7 +280,7 @@ def drafts_left_by(pid: int) -> int:
     """How many drafts of a dead process outlive what ``reclaim()`` does with drafts; other tests run beside this one."""
     drafts = [file for file in os.listdir(SHM_DIR) if file.startswith(f"{NEW_PREFIX}{pid}.")]
     return sum(
-        ownership.maker_is_alive(file) or not ownership.remove_if_dead(f"{SHM_DIR}/{file}", None) for file in drafts
+        makers.maker_is_alive(file) or not ownership.remove_if_dead(f"{SHM_DIR}/{file}", None) for file in drafts
     )
 
 

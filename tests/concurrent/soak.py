@@ -23,7 +23,7 @@ from random import Random
 from typing import Any, Dict, List, NamedTuple, Set
 
 import shmstate
-from shmstate import StateReader, StateWriter, ownership, predecessors
+from shmstate import StateReader, StateWriter, makers, ownership, predecessors
 from shmstate.layout import NEW_PREFIX, OLD_PREFIX, PREFIX, SHM_DIR
 from tests.concurrent.soak_bodies import Place, Readers, Writer
 from tests.concurrent.soak_books import DOOMED, OPENING, STOP, Fault, Log, Table, certified, judge, payload_of
@@ -261,7 +261,7 @@ class Soak:
                 self.note("drafts of killed writers" if is_draft else "second names that killed writers left")
                 if not may_kill:
                     raise Fault(f"{path} is left, and no writer was killed")
-                if ownership.maker_is_alive(file) if is_draft else False:
+                if makers.maker_is_alive(file) if is_draft else False:
                     raise Fault(f"{path} is said to be of a living process")
                 removed = ownership.remove_if_dead(path, None) if is_draft else predecessors.remove_if_left(path)
                 if not removed:

@@ -20,6 +20,7 @@ from shmstate import (
     StateReader,
     StateWriter,
     SystemRefused,
+    makers,
     memory,
     ownership,
 )
@@ -240,10 +241,10 @@ def test_a_draft_of_another_pid_namespace_is_alive_until_it_is_old(monkeypatch: 
     with open(path, "wb"):
         pass
     try:
-        assert ownership.maker_is_alive(file)
+        assert makers.maker_is_alive(file)
         assert shmstate.reclaim() == [] or os.path.exists(path)
-        monkeypatch.setattr(ownership, "_DRAFT_AGE", 0.0)
-        assert not ownership.maker_is_alive(file)
+        monkeypatch.setattr(makers, "DRAFT_AGE", 0.0)
+        assert not makers.maker_is_alive(file)
     finally:
         os.unlink(path)
 
@@ -289,7 +290,7 @@ def test_an_owner_whose_pid_means_another_process_here_is_not_taken_for_this_one
     with StateWriter(name) as writer:
         with pytest.raises(shmstate.NameInUse, match="another writer of this process"):
             StateWriter(name)
-        writer._segment.sign(ownership.own_identity()._replace(owner_started=1))
+        writer._segment.sign(makers.own_identity()._replace(owner_started=1))
         with pytest.raises(shmstate.NameInUse, match="in another pid namespace"):
             StateWriter(name)
 

@@ -21,6 +21,7 @@ from shmstate import (
     ownership,
 )
 from shmstate.layout import AT_SLOTS, NEW_PREFIX, PAGE, SHM_DIR, WORD
+from shmstate.makers import maker_is_alive, start_time
 from shmstate.memory import path_of
 from tests.core import children
 from tests.core.children import Child, until
@@ -256,7 +257,7 @@ def test_an_owner_killed_at_any_line_of_its_life_leaves_a_whole_state_or_none(
         drafts = [file for file in os.listdir(SHM_DIR) if file.startswith(f"{NEW_PREFIX}{pid}.")]
         for draft in drafts:
             path = os.path.join(SHM_DIR, draft)
-            assert not ownership.maker_is_alive(draft)
+            assert not maker_is_alive(draft)
             assert ownership.remove_if_dead(path, None) or not os.path.exists(path)  # other tests may be at drafts, too
         found["a draft"] += len(drafts)
         if os.path.exists(path_of(name)):
@@ -433,28 +434,28 @@ def test_a_pipe_under_a_states_name_is_refused_and_nobody_waits_for_it(start: St
 
 
 def test_a_maker_that_runs_is_alive_and_one_with_its_pid_and_another_start_is_not() -> None:
-    pid, started = os.getpid(), ownership._start_time(os.getpid())
+    pid, started = os.getpid(), start_time(os.getpid())
 
-    assert ownership.maker_is_alive(f"{NEW_PREFIX}{pid}.{started}.0123")
-    assert not ownership.maker_is_alive(f"{NEW_PREFIX}{pid}.{started - 1}.0123")
+    assert maker_is_alive(f"{NEW_PREFIX}{pid}.{started}.0123")
+    assert not maker_is_alive(f"{NEW_PREFIX}{pid}.{started - 1}.0123")
 
 
 def test_a_maker_that_is_gone_is_not_alive(start: Start, name: str) -> None:
     child = start(children.own, name)
     child.line()
-    started = ownership._start_time(child.pid)
+    started = start_time(child.pid)
     draft = f"{NEW_PREFIX}{child.pid}.{started}.0123"
-    assert ownership.maker_is_alive(draft)
+    assert maker_is_alive(draft)
 
     child.say("enough")
     child.finish()
 
-    assert not ownership.maker_is_alive(draft)
+    assert not maker_is_alive(draft)
 
 
 @pytest.mark.parametrize("file", ["", "x", "1.2", "1.x.y", "1.2.3.4"])
 def test_a_draft_whose_name_tells_nothing_has_no_living_maker(file: str) -> None:
-    assert not ownership.maker_is_alive(NEW_PREFIX + file)
+    assert not maker_is_alive(NEW_PREFIX + file)
 
 
 def test_a_failed_creation_leaves_nothing_and_the_name_free(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

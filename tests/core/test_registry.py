@@ -8,7 +8,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-from shmstate import InvalidName, InvalidOption, StateReader, StateWriter, list_states, ownership, reclaim, registry
+from shmstate import InvalidName, InvalidOption, StateReader, StateWriter, list_states, makers, reclaim, registry
 from shmstate.layout import NEW_PREFIX, PREFIX
 from shmstate.memory import path_of
 from tests.core import children
@@ -261,7 +261,7 @@ def test_a_draft_whose_maker_is_dead_goes_and_is_named_by_its_file(
     shared_memory: Path, dead: str, start: Start
 ) -> None:
     child = start(children.claim_on_demand)
-    draft = f"{NEW_PREFIX}{child.pid}.{ownership._start_time(child.pid)}.0123"
+    draft = f"{NEW_PREFIX}{child.pid}.{makers.start_time(child.pid)}.0123"
     (shared_memory / draft).write_bytes(b"")
     assert reclaim() == [dead]
 
@@ -274,7 +274,7 @@ def test_a_draft_whose_maker_is_dead_goes_and_is_named_by_its_file(
 
 
 def test_a_draft_whose_maker_lives_stays(shared_memory: Path, dead: str) -> None:
-    draft = f"{NEW_PREFIX}{os.getpid()}.{ownership._start_time(os.getpid())}.0123"
+    draft = f"{NEW_PREFIX}{os.getpid()}.{makers.start_time(os.getpid())}.0123"
     (shared_memory / draft).write_bytes(b"")
 
     assert reclaim() == [dead]

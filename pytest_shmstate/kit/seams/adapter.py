@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any, Optional, Tuple, Type
 
 import shmstate
-from shmstate import ownership
+from shmstate import makers, ownership
 from shmstate.layout import NEW_PREFIX, SHM_DIR
 
 
@@ -122,6 +122,6 @@ class ShmstateAdapter(Adapter):
         """Removes what dead writers left under the name, and what they had not given a name yet."""
         shmstate.reclaim(name)
         for file in os.listdir(SHM_DIR):
-            if file.startswith(NEW_PREFIX) and not ownership.maker_is_alive(file):
+            if file.startswith(NEW_PREFIX) and not makers.maker_is_alive(file):
                 with suppress(OSError):
                     ownership.remove_if_dead(os.path.join(SHM_DIR, file), None)
