@@ -86,7 +86,7 @@ class Ledger:
         self._offsets: Dict[str, int] = {}
         #: By pid, oldest first: a pid may come back.
         self.begun: Dict[int, List[Begun]] = {}
-        #: Those that nobody has yet found ended, by pid.
+        #: Those that were running when they were last looked at, by pid.
         self.unended: Dict[int, Begun] = {}
         #: By name, oldest first.
         self.made: Dict[str, List[Made]] = {}
