@@ -28,6 +28,7 @@ import errno
 import os
 import time
 from contextlib import suppress
+from io import FileIO
 from stat import S_ISREG
 from typing import Optional
 
@@ -79,20 +80,39 @@ def _create(name: str, layout: Layout, shared: bool) -> memory.Segment:
     identity = makers.own_identity()
     draft = makers.draft_of(identity)
     try:
-        segment = build(draft, name, layout, identity, shared=shared)
-        try:
-            with translated(f"state {name!r}: {segment.path} cannot be made", FileExistsError, FileNotFoundError):
-                os.link(draft, segment.path)  # O1
-        except BaseException:
-            segment.close()
-            raise
+        return _named(build(draft, name, layout, identity, shared=shared), draft)
     except BaseException:
         with suppress(ShmStateError):  # in the place of which the first error is raised
             remove_draft(draft)
         raise
-    remove_draft(draft)
-    segment.is_new = True
-    return segment
+
+
+# Functions of their own: where one `try` stands in another, an exception may come between the two.
+
+
+def _named(segment: memory.Segment, draft: str) -> memory.Segment:
+    try:
+        with translated(f"state {segment.name!r}: {segment.path} cannot be made", FileExistsError, FileNotFoundError):
+            os.link(draft, segment.path)  # O1
+        remove_draft(draft)
+        segment.is_new = True
+        return segment
+    except BaseException:
+        is_named = leads_to(segment.path, segment.inode)
+        segment.close()
+        if is_named:  # others that share it may have joined
+            with suppress(OSError, ShmStateError):
+                remove_if_dead(segment.path, segment.name)
+        raise
+
+
+def _signed(segment: memory.Segment) -> memory.Segment:
+    try:
+        segment.sign(makers.own_identity())
+        return segment
+    except BaseException:
+        segment.close()
+        raise
 
 
 def remove_draft(draft: str) -> None:
@@ -162,7 +182,12 @@ def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[mem
     A process that has the lock and is no owner (O5) is waited for so long, then WaitTimeout; a claimant takes it for one.
     Raises StateNotFound, NameInUse, UntrustedSegment, CorruptSegment.
     """
-    fd = memory.open_existing(name, writable=True)
+    # A file object: one that an exception from a signal handler leaves open is closed as garbage, and its locks go.
+    with FileIO(memory.open_existing(name, writable=True), "rb+") as file:
+        return _join(file.fileno(), name, shared, patience)
+
+
+def _join(fd: int, name: str, shared: bool, patience: float) -> Optional[memory.Segment]:
     try:
         memory.require_own(fd, name)
         _lock_or_name_owner(fd, name, _kind(shared), patience)
@@ -179,19 +204,11 @@ def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[mem
         predecessors.prune(fd)
         if not shared:
             predecessors.forget(fd)
-        segment = _mapped(fd, name, found, shared)
-        try:
-            segment.sign(makers.own_identity())
-        except BaseException:
-            segment.close()
-            raise
-        return segment
+        return _signed(_mapped(fd, name, found, shared))
     except BaseException:  # out of a signal handler too, which may have left a copy of the descriptor, and its locks
         with suppress(OSError, ShmStateError):
             _unlock(fd)
         raise
-    finally:
-        os.close(fd)
 
 
 def _kind(shared: bool) -> int:

@@ -52,7 +52,7 @@ LIFETIME: Dict[str, LifetimeMutant] = {
         "the temporary name of a new segment is not removed",
         "O1",
         "matrix: create",
-        (Edit("ownership", "    remove_draft(draft)\n    segment.is_new", "    segment.is_new"),),
+        (Edit("ownership", "        remove_draft(draft)\n        segment.is_new", "        segment.is_new"),),
     ),
     "successors-draft-stays": LifetimeMutant(
         "a move that an exception ends leaves what it had built",
