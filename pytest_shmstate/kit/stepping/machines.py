@@ -208,6 +208,8 @@ class Machine(RuleBasedStateMachine):
                 found.append((one.name, "cont"))
             elif one.operation:
                 found.append((one.name, "go on"))
+            elif one.leaving:  # once more, as an exception cut it short
+                found.append((one.name, one.leaving))
             elif one.has_writer or one.has_reader:
                 found.append((one.name, "publish" if one.has_writer else "read"))
         return found + [(name, "create") for name in self._heirs()] + [(name, "attach") for name in self._newcomers()]
@@ -222,7 +224,7 @@ class Machine(RuleBasedStateMachine):
                 continue
             if one.operation:
                 found += [(one.name, "stop"), (one.name, "throw")]
-            elif one.has_writer:
+            elif one.has_writer and not one.leaving:
                 found += [(one.name, "hand over"), (one.name, "resize")]
             elif one.has_reader:
                 found.append((one.name, "detach"))
@@ -297,6 +299,9 @@ class Machine(RuleBasedStateMachine):
             if one.is_stopped:
                 one.cont()
         self._finish_all()
+        for one in self._living(WRITERS):
+            if one.leaving:
+                self._do(Do(one.name, one.leaving))
         owner = self._owner()
         if owner is None and self.adapter.survives_death:
             self._do(Do(self._heirs()[0], "create"))

@@ -81,6 +81,8 @@ class Process:
         self.operation = self.gate = ""
         self.is_blocked = False
         self.has_writer = self.has_reader = False
+        #: ``hand over`` or ``close``, if an exception cut that short: the writer may be closed by then, or not.
+        self.leaving = ""
         #: Steps of the operation that it is at, or did last.
         self.steps = 0
         #: Errors that nobody documented, in words.
@@ -234,7 +236,10 @@ class Process:
                 self._earlier.append(self._event(now, rank=told))
             self.has_writer = (self.has_writer or operation == "create") and operation not in ("hand over", "close")
             self.has_reader = (self.has_reader or operation == "attach") and operation != "detach"
+            self.leaving = ""
         else:
+            if operation in ("hand over", "close"):
+                self.leaving = operation
             if operation in (PUBLISH, READ):
                 self._earlier.append(self._event(now, error=told))
             if what == "raised" and not self.was_thrown_at and operation not in MAKING:
@@ -245,7 +250,7 @@ class Process:
     def _note_end(self) -> None:
         self._earlier = self.events
         self.is_alive = self.is_stopped = self.is_blocked = self.has_writer = self.has_reader = False
-        self.operation = self.gate = ""
+        self.operation = self.gate = self.leaving = ""
 
     def _require_moving(self) -> None:
         self._require(bool(self.operation), "is at no operation: begin() one")
