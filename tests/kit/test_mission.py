@@ -165,7 +165,8 @@ def test_the_stepper_breaks_it_in_few_turns_and_says_how(kind: Type[Adapter]) ->
     assert re.search(STEPPED[kind], finding.told)
     head, *rows = table_of(finding.told)
     assert "writer 1" in head
-    assert len([row for row in rows if not row.strip().startswith("switch")]) <= 90
+    most = 130 if "inversion" in finding.told else 90  # it takes two reads to see one
+    assert len([row for row in rows if not row.strip().startswith("switch")]) <= most
     holds, again = replay(kind(), schedule_in(finding.told))
     assert not holds
     assert table_of(again) == [head, *rows]
