@@ -111,14 +111,19 @@ def _globals() -> Iterator[Tuple[str, str, str, Any]]:
     modules = [(name, module, _file(module)) for name, module in list(sys.modules.items())]
     counted = [(name, module, file) for name, module, file in modules if file and not _is_tool(name, file)]
     for name, module, file in sorted(counted, key=lambda one: any(part in one[2] for part in INSTALLED)):
-        for key, value in list(vars(module).items()):
+        for key, value in list(_vars(module).items()):
             if key not in BOOKKEEPING and not issubclass(type(value), types.ModuleType):
                 yield name, key, file, value
 
 
 def _file(module: Any) -> str:
-    file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
+    file = _vars(module).get("__file__")
     return file if isinstance(file, str) else ""
+
+
+def _vars(module: Any) -> Dict[str, Any]:
+    """Reads a module's globals, and runs no code of a module that loads itself when it is asked for something."""
+    return object.__getattribute__(module, "__dict__") or {} if issubclass(type(module), types.ModuleType) else {}
 
 
 def _is_tool(module: str, file: str) -> bool:
