@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic, sleep  # by name: a test may put another clock into the module
@@ -184,7 +185,8 @@ def _tell_tracker(package: str, what: str, name: str, kind: str) -> None:
     """
     tracker = getattr(sys.modules.get(f"{package}.resource_tracker"), "_resource_tracker", None)
     if getattr(tracker, "_fd", None) is not None:
-        getattr(tracker, what)(name, kind)
+        with suppress(OSError, ValueError):  # it ended meanwhile, or takes no such name: then it does not have it
+            getattr(tracker, what)(name, kind)
 
 
 def _was_tracked(found: Found, package: str) -> bool:

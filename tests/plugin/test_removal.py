@@ -189,6 +189,12 @@ def test_objects_that_cannot_be_asked_hinder_no_removal(judge: Judge) -> None:
             SharedMemory("no/such/directory", create=True, size=10)
         kept.append(error.value)
 
+    def test_name_that_the_tracker_does_not_take():
+        try:
+            SharedMemory("n\u00e4me", create=True, size=5302)  # leaks: test_name_that_the_tracker_does_not_take, segment 5302
+        except UnicodeEncodeError:  # the segment is there by now
+            pass
+
     def test_segment():
         SharedMemory("made-elsewhere", create=True, size=5301).close()  # leaks: test_segment, segment 5301
 
