@@ -101,7 +101,7 @@ class Watch:
             self._look(notices, span)
         self._attribution.see_threads(span)
         self._take_in_sysv(span)
-        # What cut itself off, as a daemon does, is no child any more, and has told of itself all the same.
+        # What cut itself off, as a daemon does, is no child any more; its ledger names it all the same.
         has_news = self._ledger_has_new_processes()
         if has_news or census.has_children():
             self._take_in_processes(span, has_news)
