@@ -131,6 +131,39 @@ def test_a_process_that_cut_itself_off_is_told_in_the_error_of_its_test(judge: J
     assert [leak["evidence"] for leak in judged.ours] == ["its own ledger, and it runs"]
 
 
+def test_what_a_shell_leaves_running_is_of_the_test_that_ran_the_shell(judge: Judge) -> None:
+    judged = judge(
+        """
+    import os, subprocess
+
+    import pytest
+
+    LEFT = "sleep 100 > /dev/null 2>&1 &"
+
+    def test_system():
+        os.system(LEFT)
+
+    @pytest.mark.parametrize("number", range(12))
+    def test_after_system(number):
+        pass
+
+    def test_shell():
+        subprocess.run(LEFT, shell=True)
+
+    @pytest.mark.parametrize("number", range(12))
+    def test_after_shell(number):
+        pass
+    """,
+        "-p",
+        "no:randomly",
+    )
+
+    assert sorted(leak["owner"]["name"] for leak in judged.ours) == [
+        "test_it.py::test_shell",
+        "test_it.py::test_system",
+    ], judged.output
+
+
 def owners(judged: Judged) -> Set[str]:
     return {blame.owner for blame in judged.blames()}
 
