@@ -303,9 +303,9 @@ def _instances(item: pytest.Item) -> Iterable[Any]:
         if not waiting:
             break
         kept = waiting.pop()
-        if isinstance(kept, (tuple, list)):
+        if issubclass(type(kept), (tuple, list)):
             waiting.extend(kept)
-        elif isinstance(kept, cls) and hasattr(kept, "__dict__"):
+        elif issubclass(type(kept), cls) and hasattr(kept, "__dict__"):
             yield kept
 
 

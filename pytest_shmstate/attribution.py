@@ -130,7 +130,9 @@ class Attribution:
         if self.serves(pid):
             self.services.add(pid)
             return None
-        found = Found(PROCESS, command, itself.start, whose or span, "the kernel: it is a child, and runs", pid)
+        is_child = self._pid in census.ancestors(pid)  # what cut itself off is none
+        evidence = "the kernel: it is a child, and runs" if is_child else "its own ledger, and it runs"
+        found = Found(PROCESS, command, itself.start, whose or span, evidence, pid)
         self.see_start(found)
         return found
 

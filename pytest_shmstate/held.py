@@ -13,6 +13,7 @@ import sys
 import threading
 import types
 import weakref
+from collections import deque
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
@@ -44,6 +45,8 @@ STANDARD_LIBRARY = os.path.dirname(os.path.realpath(os.__file__)) + os.sep
 INSTALLED = ("/site-packages/", "/dist-packages/")
 #: Beyond this many objects the search gives up, and what it looks for counts as not held.
 MOST_OBJECTS = 400_000
+#: A larger container of numbers has that of a process by chance.
+MOST_PIDS = 64
 #: Classes whose objects stand for the entry that they have the name of.
 NAMED = frozenset(("SemLock", "Semaphore", "SharedMemory", "TemporaryDirectory"))
 _PLAIN = (int, float, complex, bytes, str, bool, type(None))
@@ -111,14 +114,19 @@ def _globals() -> Iterator[Tuple[str, str, str, Any]]:
     modules = [(name, module, _file(module)) for name, module in list(sys.modules.items())]
     counted = [(name, module, file) for name, module, file in modules if file and not _is_tool(name, file)]
     for name, module, file in sorted(counted, key=lambda one: any(part in one[2] for part in INSTALLED)):
-        for key, value in list(vars(module).items()):
+        for key, value in list(_vars(module).items()):
             if key not in BOOKKEEPING and not issubclass(type(value), types.ModuleType):
                 yield name, key, file, value
 
 
 def _file(module: Any) -> str:
-    file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
+    file = _vars(module).get("__file__")
     return file if isinstance(file, str) else ""
+
+
+def _vars(module: Any) -> Dict[str, Any]:
+    """Reads a module's globals, and runs no code of a module that loads itself when it is asked for something."""
+    return object.__getattribute__(module, "__dict__") or {} if issubclass(type(module), types.ModuleType) else {}
 
 
 def _is_tool(module: str, file: str) -> bool:
@@ -177,11 +185,11 @@ def _is_in_source(name: str, file: str) -> bool:
 
 
 def process(pid: int) -> Recognise:
-    """Recognises an object that stands for a process, or a variable whose name says that it holds the pid."""
+    """Recognises an object that stands for a process, or a variable or attribute named as one that holds the pid."""
 
     def is_it(one: Any, _file: str) -> bool:
-        if type(one) is dict:
-            return any(value == pid and _is_pid(key, value) for key, value in list(one.items()) if type(value) is int)
+        if any(_has(value, pid) for name, value in _named_in(one) if _is_for_pids(name)):
+            return True
         kinds = [base.__name__ for base in type(one).__mro__]
         stands_for_one = any("Popen" in kind or "Process" in kind or kind == "spawn" for kind in kinds)
         return stands_for_one and reach.attribute(one, "pid") == pid
@@ -189,8 +197,31 @@ def process(pid: int) -> Recognise:
     return is_it
 
 
-def _is_pid(key: Any, value: int) -> bool:
-    return isinstance(key, str) and value > 1 and any(word in key.lower() for word in ("pid", "child", "proc"))
+def _named_in(one: Any) -> Iterator[Tuple[Any, Any]]:
+    """Lists names and values of variables or attributes: in a dict, a class, or an object of the tested program."""
+    kind = type(one)
+    if kind is dict:
+        yield from list(one.items())
+    elif issubclass(kind, type):
+        yield from list(vars(one).items()) if _counts(one) else ()
+    elif _counts(kind):
+        yield from list((reach.attribute(one, "__dict__") or {}).items())
+        for base in kind.__mro__:
+            names = vars(base).get("__slots__") or vars(base).get("_fields") or ()
+            yield from ((name, reach.attribute(one, name)) for name in ([names] if type(names) is str else names))
+
+
+def _is_for_pids(name: Any) -> bool:
+    return type(name) is str and any(word in name.lower() for word in ("pid", "child", "proc"))
+
+
+def _has(value: Any, pid: int) -> bool:
+    if type(value) is int:
+        return value == pid > 1
+    if not issubclass(type(value), (dict, list, tuple, set, frozenset, deque)) or len(value) > MOST_PIDS:
+        return False
+    inner = [*value.keys(), *value.values()] if issubclass(type(value), dict) else list(value)
+    return any(type(number) is int and number == pid > 1 for number in inner)
 
 
 def number(shmid: int) -> Recognise:

@@ -23,7 +23,7 @@ def send(config: pytest.Config, leak: Leak, item: Optional[pytest.Item]) -> List
         others = [plugin for plugin in manager.get_plugins() if plugin is not implementation.plugin]
         try:
             manager.subset_hook_caller("pytest_shmstate_leak", others)(leak=leak, item=item)
-        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
+        except (Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception) as error:
             name = f"{implementation.plugin_name}: {type(error).__name__}: {error}"
             errors.append(f"pytest_shmstate_leak failed for {leak.kind} {leak.name!r} in {name}")
     return errors

@@ -178,13 +178,15 @@ class Ledger:
     def started_at(self, parent: int, born: int, command: str) -> int:
         """Return when ``parent`` started a process that keeps no ledger: CLOCK_MONOTONIC in nanoseconds.
 
-        ``born``: what the kernel says, which is up to a clock tick too early. Its parent's record is exact; without
-        one, the end of that tick is taken: had it been there when an earlier test ended, that test had been judged.
+        ``born``: what the kernel says, which is up to a clock tick too early. Its parent's record is exact: that of the
+        command, or the last before its birth, as of a shell. Without one, the end of that tick is taken.
         """
         start = self._started([parent], born, command)
         if start is not None and born - start.at < LATEST_BIRTH:
             return start.at
-        return born + census.TICK
+        ends = born + census.TICK
+        before = [at for at, maker, _ in self.others.get("starts", ()) if maker == parent and at <= ends]
+        return max([at for at in before if born - at < LATEST_BIRTH], default=ends)
 
     def _launched(self, pid: int, born: int) -> Optional[Start]:
         """Finds the last start by a process above that had the fork server do it."""

@@ -38,18 +38,27 @@ def leads_to(root: Any, is_it: Callable[[Any], bool]) -> bool:
     """Whether ``is_it`` is true of something that can be reached from ``root``."""
     known: Set[int] = set()
     # A fixture may be a class that keeps things; no other class is looked into.
-    waiting: List[Any] = [dict(vars(root)) if isinstance(root, type) else root]
+    waiting: List[Any] = [dict(vars(root)) if issubclass(type(root), type) else root]
     calls = finalizers()
     while waiting and len(known) < MOST_OBJECTS:
         found = waiting.pop()
         if id(found) in known:
             continue
         known.add(id(found))
-        if is_it(found):
-            return True
-        waiting.extend(following(found))
+        with suppress(Exception):  # out of the object's own code; such a one is passed over
+            if _is_of_an_event_loop(type(found)):
+                continue
+            if is_it(found):
+                return True
+            waiting.extend(following(found))
         waiting.extend(calls.get(id(found), ()))
     return False
+
+
+def _is_of_an_event_loop(kind: type) -> bool:
+    """Whether it leads to all that is done in an event loop, so to the things of each test that used the loop."""
+    names = [base.__name__ for base in kind.__mro__ if str(base.__module__).startswith("asyncio.")]
+    return any(name.endswith(("EventLoop", "EventLoopPolicy", "ChildWatcher")) for name in names)
 
 
 def finalizers() -> Dict[int, List[Any]]:
@@ -64,18 +73,19 @@ def finalizers() -> Dict[int, List[Any]]:
 
 def following(found: Any) -> Iterable[Any]:
     """Lists the objects that an object refers to."""
-    if isinstance(found, (*OPAQUE, str, bytes)):
+    kind = type(found)  # and not isinstance: that asks an object for its class, and a proxy may fail to tell
+    if issubclass(kind, (*OPAQUE, str, bytes)):
         return ()
-    if isinstance(found, types.FunctionType):
+    if kind is types.FunctionType:
         # Its globals would lead to everything; what it closes over is its own.
         return [*(found.__closure__ or ()), *(found.__defaults__ or ())]
-    if isinstance(found, types.GeneratorType):
+    if kind is types.GeneratorType:
         # Before 3.11 the collector shows the frame; since then, what is in it.
         return list(found.gi_frame.f_locals.values()) if found.gi_frame is not None else ()
     # The collector passes over keys that are text, and over containers of nothing but plain values.
-    if type(found) is dict:
+    if kind is dict:
         return [*found.keys(), *found.values()]
-    if type(found) in (list, tuple, set, frozenset):
+    if kind in (list, tuple, set, frozenset):
         return list(found)
     return gc.get_referents(found)
 
@@ -88,16 +98,18 @@ def named_by(function: Any, is_followed: Callable[[str], bool]) -> Iterator[Any]
     known: Set[int] = set()
     waiting = [function]
     while waiting:
-        one = inspect.unwrap(waiting.pop())
-        one = one.func if isinstance(one, functools.partial) else one
-        one = one.__func__ if isinstance(one, types.MethodType) else one
-        if not isinstance(one, types.FunctionType) or id(one) in known:
+        one = waiting.pop()
+        with suppress(Exception):  # of a proxy, which may fail to tell what it wraps
+            one = inspect.unwrap(one)
+        one = one.func if issubclass(type(one), functools.partial) else one
+        one = one.__func__ if type(one) is types.MethodType else one
+        if type(one) is not types.FunctionType or id(one) in known:
             continue
         known.add(id(one))
         for thing in _named_by_one(one):
             yield thing
-            code = getattr(getattr(thing, "__func__", thing), "__code__", None)
-            if code is not None and is_followed(code.co_filename):
+            code = attribute(attribute(thing, "__func__") or thing, "__code__")
+            if type(code) is types.CodeType and is_followed(code.co_filename):
                 waiting.append(thing)
 
 
@@ -107,7 +119,7 @@ def _named_by_one(function: types.FunctionType) -> Iterator[Any]:
     things = [function.__globals__[name] for name in names if name in function.__globals__]
     yield from things
     for thing in things:
-        if isinstance(thing, (types.ModuleType, type)):
+        if issubclass(type(thing), (types.ModuleType, type)):
             yield from (vars(thing)[name] for name in names if name in vars(thing))
 
 
@@ -150,7 +162,7 @@ def is_process(pid: int) -> Callable[[Any], bool]:
 
     def is_it(found: Any) -> bool:
         if type(found) is dict:
-            return pid in found and not isinstance(found[pid], (int, str))
+            return pid in found and not issubclass(type(found[pid]), (int, str))
         named = type(found).__name__
         return ("Popen" in named or "Process" in named) and attribute(found, "pid") == pid
 

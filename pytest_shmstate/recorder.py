@@ -450,6 +450,7 @@ _HANDLERS: dict[str, Callable[..., None]] = {
     "import": _on_import,
     "subprocess.Popen": _on_popen,
     "os.posix_spawn": _on_posix_spawn,
+    "os.system": lambda command: _on_popen(None, command),
 }
 
 # A process that the shim has made keep the ledger has this module already, under a name that is not the package's: who

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic, sleep  # by name: a test may put another clock into the module
@@ -15,7 +16,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import psutil
 
-from pytest_shmstate import census
+from pytest_shmstate import census, reach
 from pytest_shmstate.attribution import Found
 from pytest_shmstate.known import COPIES
 from pytest_shmstate.leak import (
@@ -151,7 +152,7 @@ def _unlink(found: Found) -> None:
         name = "/" + found.name[len("sem.") :]
         for package in PACKAGES:
             finalizers = list(getattr(sys.modules.get(f"{package}.util"), "_finalizer_registry", {}).values())
-            finalizer = next((one for one in finalizers if getattr(one, "_args", None) == (name,)), None)
+            finalizer = next((one for one in finalizers if _is_called_with(one, name)), None)
             if finalizer is not None:
                 _tell_tracker(package, "register", name, "semaphore")
                 finalizer()
@@ -161,6 +162,12 @@ def _unlink(found: Found) -> None:
     if own and found.kind == SEGMENT:
         for package in filter(partial(_was_tracked, found), PACKAGES):
             _forget(package, "/" + found.name, "shared_memory")
+
+
+def _is_called_with(finalizer: Any, name: str) -> bool:
+    """Whether the name alone is what the finalizer is called with. No argument of a stranger's class is compared."""
+    arguments = getattr(finalizer, "_args", None)
+    return type(arguments) is tuple and len(arguments) == 1 and type(arguments[0]) is str and arguments[0] == name
 
 
 def _forget(package: str, name: str, kind: str) -> None:
@@ -178,7 +185,8 @@ def _tell_tracker(package: str, what: str, name: str, kind: str) -> None:
     """
     tracker = getattr(sys.modules.get(f"{package}.resource_tracker"), "_resource_tracker", None)
     if getattr(tracker, "_fd", None) is not None:
-        getattr(tracker, what)(name, kind)
+        with suppress(OSError, ValueError):  # it ended meanwhile, or takes no such name: then it does not have it
+            getattr(tracker, what)(name, kind)
 
 
 def _was_tracked(found: Found, package: str) -> bool:
@@ -186,8 +194,11 @@ def _was_tracked(found: Found, package: str) -> bool:
     if found.how == "truncate" and any(frame.file.endswith(f"/{package}/shared_memory.py") for frame in found.stack):
         return True
     made = getattr(sys.modules.get(f"{package}.shared_memory"), "SharedMemory", None)
+    # An object that could not be made has no name, and asking for it fails.
     return made is not None and any(
-        type(one) is made and one.name.lstrip("/") == found.name and getattr(one, "_track", True)
+        type(one) is made
+        and str(reach.attribute(one, "name")).lstrip("/") == found.name
+        and reach.attribute(one, "_track") is not False
         for one in gc.get_objects()
     )
 
@@ -224,8 +235,11 @@ def _end(pid: int) -> str:
 def _pool_of(pid: int) -> Optional[Any]:
     """The living ``multiprocessing.Pool`` of this process whose worker that is."""
     for one in gc.get_objects():
-        is_pool = any(base.__name__ == "Pool" and base.__module__.endswith(".pool") for base in type(one).__mro__)
-        if is_pool and any(process.pid == pid for process in getattr(one, "_pool", None) or ()):
+        if not any(base.__name__ == "Pool" and str(base.__module__).endswith(".pool") for base in type(one).__mro__):
+            continue
+        # The threads of a ThreadPool have no pid, and other libraries have classes of that name.
+        processes = reach.attribute(one, "_pool")
+        if isinstance(processes, list) and any(reach.attribute(process, "pid") == pid for process in processes):
             return one
     return None
 

@@ -65,7 +65,7 @@ class Watch:
         self._ends_due = 0.0
         #: Threads that were there before: xdist's, or those of a library.
         self._threads = set(os.listdir("/proc/self/task"))
-        self._take_in_processes(self.timeline.root)
+        self._take_in_processes(self.timeline.root, self._ledger_has_new_processes())
         self._pending.clear()
 
     @property
@@ -101,8 +101,10 @@ class Watch:
             self._look(notices, span)
         self._attribution.see_threads(span)
         self._take_in_sysv(span)
-        if census.has_children() or self._ledger_has_new_processes():
-            self._take_in_processes(span)
+        # What cut itself off, as a daemon does, is no child any more; its ledger names it all the same.
+        has_news = self._ledger_has_new_processes()
+        if has_news or census.has_children():
+            self._take_in_processes(span, has_news)
         if self._attribution.may_see_ends and monotonic() > self._ends_due:
             self._attribution.see_ends()  # last: what they made is taken in
             self._ends_due = monotonic() + BETWEEN_ENDS
@@ -191,8 +193,8 @@ class Watch:
         changed, self._folder_stamp = stamp != self._folder_stamp, stamp
         return changed
 
-    def _take_in_processes(self, span: Span) -> None:
-        if self._ledger_has_new_processes():
+    def _take_in_processes(self, span: Span, has_news: bool) -> None:
+        if has_news:
             self._ledger.refresh()
             for pid in list(self._ledger.begun):
                 if self._attribution.is_new(pid) and self._attribution.is_below(pid):

@@ -208,6 +208,86 @@ MANAGER = """
 """
 
 
+PIDS = """
+    import collections, os
+    from typing import NamedTuple
+
+    class Server:
+        pid = 0
+
+    class Slotted:
+        __slots__ = ("pid",)
+
+    class Pair(NamedTuple):
+        pid: int
+        name: str
+
+    server, slotted, pair = Server(), Slotted(), None
+    pids, children, by_pid, processes = set(), collections.deque(), {}, {}
+    numbers, processed = [], []
+
+    def in_a_class(pid):
+        Server.pid = pid
+
+    def in_an_attribute(pid):
+        server.child_pid = pid
+
+    def in_a_slot(pid):
+        slotted.pid = pid
+
+    def in_a_field(pid):
+        global pair
+        pair = Pair(pid, "it")
+
+    def in_a_set(pid):
+        pids.add(pid)
+
+    def in_a_queue(pid):
+        children.append(pid)
+
+    def as_a_key(pid):
+        by_pid[pid] = "it"
+
+    def as_a_value(pid):
+        processes["it"] = pid
+
+    def in_a_list_of_another_name(pid):
+        numbers.append(pid)
+
+    def among_many_numbers(pid):
+        processed.extend(range(pid - 50, pid + 50))
+"""
+HOLDING = [
+    "in_a_class",
+    "in_an_attribute",
+    "in_a_slot",
+    "in_a_field",
+    "in_a_set",
+    "in_a_queue",
+    "as_a_key",
+    "as_a_value",
+]
+NOT_HOLDING = ["in_a_list_of_another_name", "among_many_numbers"]
+
+
+def test_a_bare_pid_holds_its_process_by_the_name_that_it_has(judge: Judge) -> None:
+    tests = "".join(
+        f"""
+    def test_{way}():
+        library.{way}(os.posix_spawn("/bin/sleep", ["sleep", "{number + 100}"], os.environ))
+"""
+        for number, way in enumerate([*HOLDING, *NOT_HOLDING])
+    )
+    files = {"library.py": PIDS, "test_it.py": f"    import os\n    import library\n{tests}"}
+    judged = judge(files, "-oshmstate_grace=0")
+
+    assert [leak["owner"]["name"].rpartition("::test_")[2] for leak in judged.ours] == [*HOLDING, *NOT_HOLDING]
+    for leak in judged.ours[: len(HOLDING)]:
+        assert "still holds it" in leak["fate"], leak
+    assert {leak["fate"] for leak in judged.ours[len(HOLDING) :]} == {"ended (SIGTERM)"}
+    assert judged.removed()
+
+
 @pytest.mark.parametrize("options", [(), ("-n1",)], ids=["alone", "xdist"])
 def test_processes_of_a_global_serve_later_tests(judge: Judge, options: Tuple[str, ...]) -> None:
     judged = judge(

@@ -20,8 +20,13 @@ CONFTEST = """
         def pytest_shmstate_leak(self, leak):
             raise ValueError("broken implementation")
 
+    class Exits:
+        def pytest_shmstate_leak(self, leak):
+            raise SystemExit("no server")
+
     def pytest_configure(config):
         config.pluginmanager.register(Broken())
+        config.pluginmanager.register(Exits())
 """
 TESTS = """
     import pytest
@@ -61,4 +66,5 @@ def test_each_leak_is_sent_once(judge: Judge, tmp_path: Path, mode: str, sent: o
     # Other tests make things meanwhile, which are sent as unattributed.
     ours = [line for line in log.read_text().splitlines() if not line.startswith("unknown came during the run")]
     assert sorted(ours) == sent
-    assert ("ValueError: broken implementation" in judged.output) == bool(log.read_text())
+    for error in ("ValueError: broken implementation", "SystemExit: no server"):
+        assert any(" failed for " in line and error in line for line in judged.output.splitlines()) == bool(ours)

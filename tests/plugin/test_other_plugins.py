@@ -187,6 +187,22 @@ def test_async_tests_answer_for_what_they_leave(judge: Judge) -> None:
     async def test_leaves_a_process():
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", "pass")
         await process.wait()
+
+    @pytest.mark.asyncio
+    async def test_leaves_a_running_process():
+        await asyncio.create_subprocess_exec("sleep", "100")  # leaks: test_leaves_a_running_process, process
+
+    @pytest_asyncio.fixture(scope="module", loop_scope="session")
+    async def loop_of_the_session():
+        yield asyncio.get_running_loop()
+
+    @pytest.mark.asyncio(loop_scope="session")
+    async def test_leaves_it_in_the_sessions_loop(loop_of_the_session):
+        await asyncio.create_subprocess_exec("sleep", "100", stdout=-1)  # leaks: test_leaves_it_in_the_sessions_loop, process
+
+    @pytest.mark.asyncio(loop_scope="session")
+    async def test_cleans_after_them(loop_of_the_session):
+        await asyncio.sleep(0)
     """,
         "-p",
         "pytest_asyncio.plugin",

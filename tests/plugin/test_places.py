@@ -59,6 +59,25 @@ KINDS = """
         segment.unlink()
 """
 LEAVING = {"test_leaves", "test_child[fork]", "test_child[spawn]", "test_program", "module fixture of_module"}
+DAEMONS = """
+    import os, time
+
+    def test_forks_twice():
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            os.setsid()
+            if os.fork():  # leaks: test_forks_twice, process
+                os._exit(0)
+            os.write(write, b"1")
+            time.sleep(100)
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.read(read, 1)
+
+    def test_after_it():
+        pass
+"""
 PROCESSES = """
     import subprocess, time
 
@@ -102,6 +121,47 @@ def test_where_nobody_may_write_to_dev_shm_tests_run_on(judge: Judge) -> None:
     judged = judge(PROCESSES, "--shmstate-grace=0.3", around=in_private_mounts(UNWRITABLE))
 
     judged.confirm()
+
+
+def test_a_process_that_cut_itself_off_is_told_in_the_error_of_its_test(judge: Judge) -> None:
+    judged = judge(DAEMONS, "--shmstate-grace=0.3")
+
+    judged.confirm()
+    assert judged.not_passed() == {"test_forks_twice": "teardown failed"}
+    assert [leak["evidence"] for leak in judged.ours] == ["its own ledger, and it runs"]
+
+
+def test_what_a_shell_leaves_running_is_of_the_test_that_ran_the_shell(judge: Judge) -> None:
+    judged = judge(
+        """
+    import os, subprocess
+
+    import pytest
+
+    LEFT = "sleep 100 > /dev/null 2>&1 &"
+
+    def test_system():
+        os.system(LEFT)
+
+    @pytest.mark.parametrize("number", range(12))
+    def test_after_system(number):
+        pass
+
+    def test_shell():
+        subprocess.run(LEFT, shell=True)
+
+    @pytest.mark.parametrize("number", range(12))
+    def test_after_shell(number):
+        pass
+    """,
+        "-p",
+        "no:randomly",
+    )
+
+    assert sorted(leak["owner"]["name"] for leak in judged.ours) == [
+        "test_it.py::test_shell",
+        "test_it.py::test_system",
+    ], judged.output
 
 
 def owners(judged: Judged) -> Set[str]:

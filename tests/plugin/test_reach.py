@@ -276,3 +276,21 @@ def test_an_empty_cell_is_passed_over() -> None:
     later = 1
     assert function() == later
     assert named == []
+
+
+class Proxy:
+    """Stands for an object that is not there now."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("working outside of request context")
+
+
+def test_a_proxy_that_has_nothing_behind_it_is_passed_over(segment: SharedMemory) -> None:
+    proxy = Proxy()
+
+    def function() -> object:
+        return proxy
+
+    assert reach.leads_to([segment, proxy], reach.names_entry(segment.name))
+    assert list(reach.named_by(function, is_followed)) == [proxy]
+    assert not list(reach.named_by(proxy, is_followed))

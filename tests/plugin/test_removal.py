@@ -149,3 +149,68 @@ def test_an_attached_system_v_segment_is_said_to_stay_until_it_is_detached(
     assert leak["verdict"] == "held"
     assert leak["fate"] == ("left in place until the run ends (mode warn)" if options else in_error)
     assert judged.removed()
+
+
+def test_objects_that_cannot_be_asked_hinder_no_removal(judge: Judge) -> None:
+    judged = judge(
+        """
+    import multiprocessing, multiprocessing.pool, multiprocessing.util, subprocess, sys, types
+    from multiprocessing.shared_memory import SharedMemory
+
+    import pytest
+
+    class Array:
+        def __eq__(self, other):
+            raise ValueError("the truth value of an array is ambiguous")
+
+        __hash__ = object.__hash__
+
+    class Proxy:
+        def __getattribute__(self, name):
+            raise RuntimeError("working outside of request context")
+
+    class LoadsItself(types.ModuleType):
+        def __getattribute__(self, name):
+            raise ImportError(name)
+
+    sys.modules["loads_itself"] = LoadsItself("loads_itself")
+    finalizer = multiprocessing.util.Finalize(Array(), print, args=(Array(),))
+    threads = multiprocessing.pool.ThreadPool(1)
+    proxy = Proxy()
+    kept = []
+
+    @pytest.fixture(scope="module", autouse=True)
+    def asks_proxy():
+        yield [proxy]
+        assert proxy is not None
+
+    def test_cannot_make():
+        with pytest.raises(OSError) as error:
+            SharedMemory("no/such/directory", create=True, size=10)
+        kept.append(error.value)
+
+    def test_name_that_the_tracker_does_not_take():
+        try:
+            SharedMemory("n\u00e4me", create=True, size=5302)  # leaks: test_name_that_the_tracker_does_not_take, segment 5302
+        except UnicodeEncodeError:  # the segment is there by now
+            pass
+
+    def test_segment():
+        SharedMemory("made-elsewhere", create=True, size=5301).close()  # leaks: test_segment, segment 5301
+
+    def test_file():
+        open("/dev/shm/file-beside", "w").close()  # leaks: test_file, file 0
+
+    def test_semaphore():
+        kept.append(multiprocessing.get_context("spawn").Lock())  # leaks: test_semaphore, semaphore 32
+
+    def test_process():
+        subprocess.Popen(["sleep", "100"])  # leaks: test_process, process
+
+    def test_threads_still_work():
+        assert threads.map(abs, [-1]) == [1]
+    """
+    )
+
+    judged.confirm()
+    assert "INTERNALERROR" not in judged.output, judged.output
