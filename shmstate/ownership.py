@@ -31,7 +31,7 @@ from contextlib import suppress
 from stat import S_ISREG
 from typing import Optional
 
-from shmstate import makers, memory, predecessors, turns
+from shmstate import forked, makers, memory, predecessors, turns
 from shmstate.compat import require_platform
 from shmstate.errors import (
     CorruptSegment,
@@ -137,7 +137,7 @@ def build(
                 remove_draft(draft)
                 raise
             finally:
-                os.close(fd)
+                forked.close(fd)
     raise SystemRefused(
         f"state {name!r}: {draft} was removed {_CLAIM_TRIES} times while it was made; find what does it"
     )
@@ -162,7 +162,7 @@ def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[mem
     A process that has the lock and is no owner (O5) is waited for so long, then WaitTimeout; a claimant takes it for one.
     Raises StateNotFound, NameInUse, UntrustedSegment, CorruptSegment.
     """
-    fd = memory.open_existing(name, writable=True)
+    fd = forked.note(memory.open_existing(name, writable=True))
     try:
         memory.require_own(fd, name)
         _lock_or_name_owner(fd, name, _kind(shared), patience)
@@ -191,7 +191,7 @@ def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[mem
             _unlock(fd)
         raise
     finally:
-        os.close(fd)
+        forked.close(fd)
 
 
 def _kind(shared: bool) -> int:
@@ -340,7 +340,7 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
     what = f"{path} cannot be opened to see whether it is given up, and stays"
     try:
         with translated(what, FileNotFoundError, *_NO_FILE):
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = forked.note(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise
@@ -368,4 +368,4 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
                 predecessors.forget(fd)
         return True
     finally:
-        os.close(fd)
+        forked.close(fd)
