@@ -8,9 +8,9 @@ import os
 import platform
 import sys
 import types
-from multiprocessing import shared_memory
+from multiprocessing import process, shared_memory
 from stat import S_ISDIR
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 from shmstate.errors import UnsupportedPlatform
 from shmstate.layout import SHM_DIR
@@ -41,6 +41,11 @@ def run_in_forked_children(act: Callable[[], None]) -> None:
     """Have ``act`` run first in each forked child, where there are any."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)
+
+
+def disown(children: Iterable[Any]) -> None:
+    """Have ``multiprocessing`` neither end nor wait for its child processes ``children`` when this process exits."""
+    process._children.difference_update(children)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def map_shared(fd: int, size: int, writable: bool) -> mmap.mmap:
