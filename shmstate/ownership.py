@@ -24,7 +24,6 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import suppress
@@ -48,7 +47,6 @@ with suppress(ImportError):  # not on Windows, where require_platform() comes be
     import fcntl
 
 CLAIM_GRACE = 0.05
-_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _CLAIM_TRIES = 100
 
 
@@ -339,12 +337,14 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
     """
     what = f"{path} cannot be opened to see whether it is given up, and stays"
     try:
-        with translated(what, FileNotFoundError, *_NO_FILE):
+        with translated(what, FileNotFoundError, *predecessors.NO_FILE):
             fd = forked.note(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        if error.errno not in _NO_FILE:
+        if error.errno not in predecessors.NO_FILE:
             raise
-        raise CorruptSegment(f"{path} is a link, a socket or a device, not a file; remove it") from error
+        raise CorruptSegment(
+            f"{path} is a link, a socket or a device, or leased by another process; remove it"
+        ) from error
     try:
         if name is not None:
             memory.read_header(fd, name)
