@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import types
+import weakref
 from multiprocessing import process, shared_memory
 from stat import S_ISDIR
 from typing import Any, Callable, Iterable
@@ -41,6 +42,20 @@ def run_in_forked_children(act: Callable[[], None]) -> None:
     """Have ``act`` run first in each forked child, where there are any."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)
+
+
+def renew_in_forked_children(one: Any) -> None:
+    """Have ``one._forked()`` run in each forked child: a thread that held one of its locks does not exist there."""
+    _renewed.add(one)
+
+
+def _renew() -> None:
+    for one in list(_renewed):
+        one._forked()  # noqa: SLF001
+
+
+_renewed: weakref.WeakSet[Any] = weakref.WeakSet()
+run_in_forked_children(_renew)
 
 
 def disown(children: Iterable[Any]) -> None:
