@@ -12,17 +12,25 @@ _noted: List[Tuple[int, int, int]] = []
 
 
 def note(fd: int) -> int:
-    """Have children that are forked from now on let go of the file of ``fd``, until ``close(fd)``. Returns ``fd``."""
-    _noted.append(_described(fd))
+    """Have children that are forked from now on let go of the file of ``fd``, until ``close(fd)``. Returns ``fd``.
+
+    Raises OSError; ``fd`` is closed then.
+    """
+    try:
+        _noted.append(_described(fd))
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
 def close(fd: int) -> None:
     """Close a descriptor that was noted."""
-    described = _described(fd)
+    noted = [one for one in _noted if one[0] == fd]
     os.close(fd)
-    with suppress(ValueError):  # a forked child has forgotten it
-        _noted.remove(described)
+    for one in noted:
+        with suppress(ValueError):  # a forked child has forgotten it
+            _noted.remove(one)
 
 
 def _described(fd: int) -> Tuple[int, int, int]:

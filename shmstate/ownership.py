@@ -160,7 +160,9 @@ def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[mem
     A process that has the lock and is no owner (O5) is waited for so long, then WaitTimeout; a claimant takes it for one.
     Raises StateNotFound, NameInUse, UntrustedSegment, CorruptSegment.
     """
-    fd = forked.note(memory.open_existing(name, writable=True))
+    fd = memory.open_existing(name, writable=True)
+    with translated(f"state {name!r}: its file cannot be looked at"):
+        forked.note(fd)
     try:
         memory.require_own(fd, name)
         _lock_or_name_owner(fd, name, _kind(shared), patience)
