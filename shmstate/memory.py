@@ -328,7 +328,7 @@ def open_existing(name: str, writable: bool) -> int:
         ) from None
     except PermissionError as error:
         owner = "another user"
-        with suppress(FileNotFoundError):  # gone by now
+        with translated(f"{path} cannot be seen", FileNotFoundError), suppress(FileNotFoundError):  # gone by now
             owner = f"uid {os.stat(path, follow_symlinks=False).st_uid}"
         raise UntrustedSegment(
             f"state {name!r}: {path} belongs to {owner} and may not be opened by uid {os.geteuid()}"

@@ -163,6 +163,23 @@ def test_a_writer_without_a_name_of_which_nothing_can_be_told_is_not_dead(
         assert reader.writer_alive
 
 
+@pytest.mark.parametrize("use", [StateReader, StateWriter])
+def test_a_folder_that_may_not_be_searched_is_access_denied(
+    monkeypatch: pytest.MonkeyPatch, name: str, use: Callable[..., Any]
+) -> None:
+    for call in ("open", "stat"):
+        look = getattr(os, call)
+
+        def refuse(path: Any, *rest: Any, look: Any = look, **options: Any) -> Any:
+            if name in str(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return look(path, *rest, **options)
+
+        monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(AccessDenied, match=f"{name} cannot be seen .EACCES"):
+        use(name)
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOMEM, errno.EIO])
 def test_a_turn_with_a_limit_that_cannot_be_taken_gives_a_typed_error(
     monkeypatch: pytest.MonkeyPatch, name: str, number: int
