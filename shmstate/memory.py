@@ -292,7 +292,7 @@ def _create(file: str, size: int, label: str) -> shared_memory.SharedMemory:
             raise
         raise OutOfSharedMemory(
             f"{label}: cannot reserve {size >> 20} MiB of address space in {SHM_DIR} ({error.strerror});"
-            f" ask for a smaller max_size"
+            f" raise the limit on files (ulimit -f), or ask for a smaller max_size"
         ) from error
 
 

@@ -163,6 +163,16 @@ def test_a_writer_without_a_name_of_which_nothing_can_be_told_is_not_dead(
         assert reader.writer_alive
 
 
+def test_a_limit_on_the_size_of_files_is_named(name: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutOfSharedMemory, match="ulimit -f"):
+            StateWriter(name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.mark.parametrize("use", [StateReader, StateWriter])
 def test_a_folder_that_may_not_be_searched_is_access_denied(
     monkeypatch: pytest.MonkeyPatch, name: str, use: Callable[..., Any]
