@@ -23,6 +23,7 @@ from shmstate import (
     StateWriter,
     UnknownWorker,
     attachment,
+    memory,
     ownership,
     reclaim,
 )
@@ -512,7 +513,7 @@ def test_threads_may_share_a_service_also_while_workers_come_back(service: Query
 def test_a_thread_that_waits_for_a_worker_does_not_hold_up_the_others(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attach, is_waiting = attachment.attach, threading.Event()
+    attach, is_waiting = memory.attach, threading.Event()
 
     def look(name: str, trust_uid: Any) -> Any:
         try:
@@ -538,7 +539,8 @@ def test_a_thread_that_waits_for_a_worker_does_not_hold_up_the_others(
 def test_a_child_that_is_forked_in_the_middle_of_a_query_can_query(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, codes = ownership.inode_at, []
+    look = ownership.inode_at
+    codes: List[int] = []
 
     def fork(path: str) -> Any:
         monkeypatch.setattr(ownership, "inode_at", look)
@@ -546,16 +548,17 @@ def test_a_child_that_is_forked_in_the_middle_of_a_query_can_query(
         if not child:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(10)
-            os._exit(service.query_all()["w1"].value)
+            os._exit(queried.query_all()["w1"].value)
         codes.append(os.waitpid(child, 0)[1] >> 8)
         return look(path)
 
-    with QueryService(prefix) as service, StateWriter(prefix + ".w1") as writer:
+    queried = QueryService(prefix)
+    with queried, StateWriter(prefix + ".w1") as writer:
         writer.publish(42)
         with StateWriter(prefix + ".w2"):
-            service.attach("w2")
+            queried.attach("w2")
         monkeypatch.setattr(ownership, "inode_at", fork)
-        service.query_all()
+        queried.query_all()
 
     assert codes == [42]
 

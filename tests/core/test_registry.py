@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Dict, Iterator
 
 import pytest
 
@@ -305,7 +305,7 @@ def _bind(path: Path) -> None:
         bound.bind(str(path))
 
 
-ODD_FILES = {
+ODD_FILES: Dict[str, Callable[[Path], object]] = {
     "a link": lambda path: path.symlink_to("/nonexistent"),
     "a pipe": os.mkfifo,
     "a folder": Path.mkdir,
