@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-import weakref
 from contextlib import suppress
 from typing import Any, Callable, Optional, Tuple
 
 from shmstate import makers, ownership
-from shmstate.compat import run_in_forked_children
+from shmstate.compat import renew_in_forked_children
 from shmstate.errors import StateNotFound
 from shmstate.memory import Segment, attach
 from shmstate.options import check_timeout
@@ -31,11 +30,10 @@ class Attachment:
         self._bound: Tuple[Segment, Any] = (_attach_within(name, timeout, trust_uid), None)
         self._stranger = 0
         self._is_closed = False
-        self.forked()
-        _attachments.add(self)
+        self._forked()
+        renew_in_forked_children(self)
 
-    def forked(self) -> None:
-        """Renew the lock, in a forked child: a thread of the parent that held it does not exist here."""
+    def _forked(self) -> None:
         self._lock = threading.RLock()
 
     @property
@@ -100,17 +98,6 @@ class Attachment:
         with self._lock:
             self._is_closed = True
             self.segment.close()
-
-
-_attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
-
-
-def _renew_turns() -> None:
-    for attachment in list(_attachments):
-        attachment.forked()
-
-
-run_in_forked_children(_renew_turns)
 
 
 def _attach_within(name: str, timeout: float, trust_uid: Optional[int]) -> Segment:

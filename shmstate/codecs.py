@@ -29,6 +29,7 @@ import msgpack
 
 from shmstate.errors import CodecMismatch, InvalidOption
 from shmstate.layout import CODEC_BYTES, is_codec_name
+from shmstate.options import shown
 
 
 class Field(NamedTuple):
@@ -234,7 +235,7 @@ def codec_named(codec: CodecLike) -> Codec:
         return codec
     if codec not in list(_BUILT_IN):  # a list, as what was passed instead may not be hashable
         raise InvalidOption(
-            f"codec {codec!r} is none of {', '.join(sorted(_BUILT_IN))};"
+            f"codec {shown(codec)} is none of {', '.join(sorted(_BUILT_IN))};"
             f" for your own, pass shmstate.Codec(name, encode, decode)"
         )
     return _BUILT_IN[codec]()

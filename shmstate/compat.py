@@ -8,9 +8,10 @@ import os
 import platform
 import sys
 import types
-from multiprocessing import shared_memory
+import weakref
+from multiprocessing import process, shared_memory
 from stat import S_ISDIR
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 
 from shmstate.errors import UnsupportedPlatform
 from shmstate.layout import SHM_DIR
@@ -41,6 +42,25 @@ def run_in_forked_children(act: Callable[[], None]) -> None:
     """Have ``act`` run first in each forked child, where there are any."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)
+
+
+def renew_in_forked_children(one: Any) -> None:
+    """Have ``one._forked()`` run in each forked child: a thread that held one of its locks does not exist there."""
+    _renewed.add(one)
+
+
+def _renew() -> None:
+    for one in list(_renewed):
+        one._forked()  # noqa: SLF001
+
+
+_renewed: weakref.WeakSet[Any] = weakref.WeakSet()
+run_in_forked_children(_renew)
+
+
+def disown(children: Iterable[Any]) -> None:
+    """Have ``multiprocessing`` neither end nor wait for its child processes ``children`` when this process exits."""
+    process._children.difference_update(children)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def map_shared(fd: int, size: int, writable: bool) -> mmap.mmap:

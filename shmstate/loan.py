@@ -6,7 +6,7 @@ import weakref
 from types import TracebackType
 from typing import Any, Optional, Type
 
-from shmstate.errors import InvalidOption, ViewInUse
+from shmstate.errors import InvalidOption, OutOfSharedMemory, ViewInUse
 from shmstate.lent import is_held
 from shmstate.protocol import Publishing
 
@@ -51,11 +51,20 @@ class Loan:
             # Where the state has yet to move to, there is no place in it.
             lent = self._steps.lend(self._nbytes, self._token)
             self._is_in_place = lent is not None
-            self._lent = memoryview(bytearray(self._nbytes)) if lent is None else lent
+            self._lent = memoryview(self._apart()) if lent is None else lent
             return self._lent
         except BaseException:
             self._steps.drop(self._token)  # without __enter__ there is no __exit__
             raise
+
+    def _apart(self) -> bytearray:
+        try:
+            return bytearray(self._nbytes)
+        except MemoryError as error:
+            raise OutOfSharedMemory(
+                f"state {self._name!r}: no memory for a loan of {self._nbytes} bytes, for which the state has to move;"
+                f" nothing was published. Free some, or publish less"
+            ) from error
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]

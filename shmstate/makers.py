@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 
 from shmstate.layout import NEW_PREFIX, SHM_DIR, Identity
+from shmstate.oserrors import refusal
 
 #: A draft is locked within microseconds of its birth. What another pid namespace began, and did not lock in so many
 #: seconds, is given up.
@@ -55,7 +56,15 @@ def start_time(pid: int) -> int:
 
 
 def owner_runs(identity: Identity) -> bool:
-    """Whether the process that owned a segment without a name runs, and has not given the state up (O8)."""
-    with suppress(OSError):
-        return identity.owner_pid != 0 and start_time(identity.owner_pid) == identity.owner_started
-    return False
+    """Whether the process that owned a segment without a name runs, and has not given the state up (O8).
+
+    Raises SystemRefused if that cannot be told.
+    """
+    if not identity.owner_pid:
+        return False
+    try:
+        return start_time(identity.owner_pid) == identity.owner_started
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError as error:
+        raise refusal(error, f"whether process {identity.owner_pid}, a state's owner, runs cannot be told") from error

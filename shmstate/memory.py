@@ -225,12 +225,12 @@ _writable: weakref.WeakSet[Segment] = weakref.WeakSet()
 
 
 def _close_what_was_forked() -> None:
-    # A forked child inherits the map, and with it the lock: as long as it keeps either, a dead owner looks alive.
     for segment in list(_writable):
         mapped = segment._map  # noqa: SLF001
         segment.close()
         if mapped is not None and sys.getrefcount(mapped) > 2:
             forked.replace(mapped, segment.path, segment.inode)
+    forked.let_go_of_noted()
 
 
 run_in_forked_children(_close_what_was_forked)
@@ -247,13 +247,13 @@ def build(
 ) -> int:
     """Make a complete segment at ``path``: header written, ``content`` published, or nothing. Returns a descriptor of it.
 
-    ``lock(descriptor)`` comes before all that takes time. Raises FileNotFoundError if the file was removed before it
-    had the lock, OutOfSharedMemory, SystemRefused; all leave nothing behind.
+    It goes to ``forked.close``. ``lock(descriptor)`` comes before all that takes time. Raises FileNotFoundError (removed
+    before it had the lock), OutOfSharedMemory, SystemRefused; all leave nothing behind.
     """
     made = _create(os.path.basename(path), layout.size, label)
     try:
         with translated(f"{label}: its new file cannot be opened", FileNotFoundError):
-            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = forked.note(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
         try:
             if lock is not None:
                 lock(fd)
@@ -264,7 +264,7 @@ def build(
                 allocate(fd, start, len(content.payload), label)
                 _write_all(fd, content.payload, start, label)
         except BaseException:
-            os.close(fd)
+            forked.close(fd)
             raise
         return fd
     except BaseException:
@@ -292,7 +292,7 @@ def _create(file: str, size: int, label: str) -> shared_memory.SharedMemory:
             raise
         raise OutOfSharedMemory(
             f"{label}: cannot reserve {size >> 20} MiB of address space in {SHM_DIR} ({error.strerror});"
-            f" ask for a smaller max_size"
+            f" raise the limit on files (ulimit -f), or ask for a smaller max_size"
         ) from error
 
 
@@ -328,7 +328,7 @@ def open_existing(name: str, writable: bool) -> int:
         ) from None
     except PermissionError as error:
         owner = "another user"
-        with suppress(FileNotFoundError):  # gone by now
+        with translated(f"{path} cannot be seen", FileNotFoundError), suppress(FileNotFoundError):  # gone by now
             owner = f"uid {os.stat(path, follow_symlinks=False).st_uid}"
         raise UntrustedSegment(
             f"state {name!r}: {path} belongs to {owner} and may not be opened by uid {os.geteuid()}"

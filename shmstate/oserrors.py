@@ -15,7 +15,7 @@ _REMEDIES = {
     errno.EMFILE: "this process has as many files open as it may; close some, or raise the limit (ulimit -n)",
     errno.ENFILE: "this machine has as many files open as it may; raise the limit (sysctl fs.file-max)",
     errno.ENOMEM: "raise the limit on address space (ulimit -v) or on maps (sysctl vm.max_map_count), or free memory",
-    errno.EAGAIN: "the limit on locked memory is reached; raise it (ulimit -l)",
+    errno.EAGAIN: "another process has a lease on the file, or the limit on locked memory is reached (ulimit -l)",
     errno.ENOLCK: "the kernel has no lock left; free memory, or raise the limit on locks (ulimit -x)",
     errno.EROFS: f"{SHM_DIR} is mounted read-only; mount it for writing (mount -o remount,rw {SHM_DIR})",
     errno.ENOSPC: f"{SHM_DIR} has no room left for bytes or files; free some (`shmstate reclaim`), or enlarge it",

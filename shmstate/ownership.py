@@ -24,7 +24,6 @@ by their reuse nor by namespaces. (A POSIX record lock would go when *any* descr
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from contextlib import suppress
@@ -32,7 +31,7 @@ from io import FileIO
 from stat import S_ISREG
 from typing import Optional
 
-from shmstate import makers, memory, predecessors, turns
+from shmstate import forked, makers, memory, predecessors, turns
 from shmstate.compat import require_platform
 from shmstate.errors import (
     CorruptSegment,
@@ -49,7 +48,6 @@ with suppress(ImportError):  # not on Windows, where require_platform() comes be
     import fcntl
 
 CLAIM_GRACE = 0.05
-_NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)
 _CLAIM_TRIES = 100
 
 
@@ -157,7 +155,7 @@ def build(
                 remove_draft(draft)
                 raise
             finally:
-                os.close(fd)
+                forked.close(fd)
     raise SystemRefused(
         f"state {name!r}: {draft} was removed {_CLAIM_TRIES} times while it was made; find what does it"
     )
@@ -184,7 +182,10 @@ def join(name: str, shared: bool, patience: float = CLAIM_GRACE) -> Optional[mem
     """
     # A file object: one that an exception from a signal handler leaves open is closed as garbage, and its locks go.
     with FileIO(memory.open_existing(name, writable=True), "rb+") as file:
-        return _join(file.fileno(), name, shared, patience)
+        with translated(f"state {name!r}: its file cannot be looked at"):
+            noted = forked.noted(file.fileno())
+        with noted:
+            return _join(file.fileno(), name, shared, patience)
 
 
 def _join(fd: int, name: str, shared: bool, patience: float) -> Optional[memory.Segment]:
@@ -356,12 +357,14 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
     """
     what = f"{path} cannot be opened to see whether it is given up, and stays"
     try:
-        with translated(what, FileNotFoundError, *_NO_FILE):
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with translated(what, FileNotFoundError, *predecessors.NO_FILE):
+            fd = forked.note(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        if error.errno not in _NO_FILE:
+        if error.errno not in predecessors.NO_FILE:
             raise
-        raise CorruptSegment(f"{path} is a link, a socket or a device, not a file; remove it") from error
+        raise CorruptSegment(
+            f"{path} is a link, a socket or a device, or leased by another process; remove it"
+        ) from error
     try:
         if name is not None:
             memory.read_header(fd, name)
@@ -385,4 +388,4 @@ def remove_if_dead(path: str, name: Optional[str], dry_run: bool = False) -> boo
                 predecessors.forget(fd)
         return True
     finally:
-        os.close(fd)
+        forked.close(fd)

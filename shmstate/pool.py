@@ -23,9 +23,9 @@ from shmstate.errors import InvalidOption, ShmStateError, UnknownWorker, WorkerD
 from shmstate.layout import DEFAULT_MAX_SIZE, DEFAULT_SLOTS, plan
 from shmstate.lifeline import Lifeline
 from shmstate.member import Member
-from shmstate.options import check_seconds, check_whole
+from shmstate.options import check_seconds, check_timeout, check_whole
 from shmstate.query import Answer, Answers, QueryService, answers_of, state_name
-from shmstate.runs import GUARD, OutOfTime, deadline_after, join
+from shmstate.runs import OutOfTime, deadline_after, join, require_that_workers_may_start
 from shmstate.sync import DEFAULT_INTERVAL
 from shmstate.wire import Broken
 
@@ -91,7 +91,7 @@ class WorkerPool:
         if on_restart is not None and not callable(on_restart):
             raise InvalidOption(f"on_restart={on_restart!r}: a function of a worker's name and a WorkerDied, or None")
         check_seconds("start_timeout", start_timeout, above=True)
-        _require_that_workers_may_start(fleet)
+        require_that_workers_may_start(fleet)
         plan(slots=slots, max_size=max_size, codec=codec_named(codec).name, checksum=False)
         self.fleet = fleet
         self._context = multiprocessing.get_context(start_method)
@@ -150,7 +150,7 @@ class WorkerPool:
 
     def supervise(self) -> None:
         """Start again what has died and may be restarted. The pool calls this itself; see ``restarts``."""
-        for member in self._members.values():
+        for member in self._members.values() if self._is_here() else ():
             if member.needs_replacing:
                 with member.turn.within(math.inf), suppress(WorkerDied):  # kept, and raised by calls for that worker
                     self._replace_if_needed(member)
@@ -285,21 +285,27 @@ class WorkerPool:
 
     def _own_member(self, name: str) -> Member:
         """Return a worker that is to be talked to, which the pool's own process alone can do. Raises WorkerDied."""
-        if os.getpid() != self._lifeline.pid:
+        if not self._is_here():
             raise WorkerDied(
                 f"worker {name!r}: process {os.getpid()} was forked from the pool's process {self._lifeline.pid}, which alone"
                 f" can reach the workers; send from there, or make a pool of another name here"
             )
         return self._member(name)
 
-    def shutdown(self, timeout: float = 10.0) -> None:
+    def _is_here(self) -> bool:
+        """Whether this is the pool's own process, and not a forked child of it."""
+        return os.getpid() == self._lifeline.pid
+
+    def shutdown(self, timeout: Optional[float] = 10.0) -> None:
         """Let the workers handle what is in their inboxes, publish their last state, and end. Idempotent.
 
-        What has not ended within ``timeout`` seconds is terminated, then killed, and logged as a warning. Their last
-        states can be queried until the pool is closed. Raises WorkerDied for a worker that had died and was not
-        replaced, unless that was told before.
+        What has not ended within ``timeout`` seconds (None: without a limit) is terminated, then killed, and logged as a
+        warning. Their last states can be queried until the pool is closed. In a forked child the workers go on. Raises
+        WorkerDied for a worker that had died and was not replaced, unless that was told before.
         """
-        deadline_after(timeout)
+        limit = check_timeout("timeout", timeout)
+        if not self._is_here():
+            return
         with self._shutting_down:
             if self._is_stopped:
                 return
@@ -307,7 +313,7 @@ class WorkerPool:
             members = list(self._members.values())
             try:
                 self._end_supervision()
-                _stop_all(members, timeout)
+                _stop_all(members, math.inf if limit is None else limit)
             except BaseException:  # a Ctrl-C: what is left is ended at once
                 _stop_all(members, 0.0)
                 raise
@@ -345,21 +351,6 @@ class WorkerPool:
         except ShmStateError:
             if error is None:  # never hide what ended the block
                 raise
-
-
-def _require_that_workers_may_start(fleet: str) -> None:
-    """Raise InvalidOption in a process that multiprocessing would refuse a child."""
-    process = multiprocessing.current_process()
-    if getattr(process, "_inheriting", False):
-        raise InvalidOption(
-            f"fleet {fleet!r}: process {process.name!r} still imports the main script, as a worker: {GUARD}"
-        )
-    if process.daemon:
-        raise InvalidOption(
-            f"fleet {fleet!r}: process {process.name!r} is daemonic, and multiprocessing lets no daemonic process have"
-            f" children; start that process with daemon=False, or make the pool in its parent. If this is a worker"
-            f" that imports a script: {GUARD}"
-        )
 
 
 def _stop_at_exit(stopping: threading.Event, members: List[Member]) -> None:

@@ -17,8 +17,10 @@ successor says which it is (PREDECESSOR): the state is owned as long as a writer
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager, suppress
+from stat import S_ISREG
 from typing import Iterator, List, Tuple
 
 from shmstate import memory, turns
@@ -26,6 +28,9 @@ from shmstate.layout import SHM_DIR, old_file
 from shmstate.oserrors import translated
 
 _MOST = 1000
+
+#: What opening a link, a socket, a device, or another user's file with a lease fails with.
+NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EAGAIN)
 
 
 def second_name(created_ns: int, inode: int) -> str:
@@ -77,12 +82,19 @@ def remove_if_left(path: str, dry_run: bool = False) -> bool:
 
     Raises FileNotFoundError if it is gone; AccessDenied, SystemRefused if it cannot be opened or removed.
     """
-    with translated(f"{path} cannot be opened to see whether it is given up", FileNotFoundError):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with translated(f"{path} cannot be opened to see whether it is given up", FileNotFoundError, *NO_FILE):
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in NO_FILE:
+            raise
+        return False
     try:
         with translated(f"{path} cannot be looked at"):
             stat = os.fstat(fd)
-        if stat.st_uid != os.geteuid() or stat.st_nlink > 1 or turns.is_anybody_there(fd):  # P4: it has its first name
+        if not S_ISREG(stat.st_mode) or stat.st_uid != os.geteuid():
+            return False
+        if stat.st_nlink > 1 or turns.is_anybody_there(fd):  # P4: it has its first name
             return False
         with _opened(fd) as older:
             if older:

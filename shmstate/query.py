@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tu
 
 from shmstate import ownership
 from shmstate.codecs import CodecLike
+from shmstate.compat import renew_in_forked_children
 from shmstate.errors import NotPublished, ShmStateError, StateNotFound, SystemRefused, UnknownWorker
 from shmstate.layout import file_name
 from shmstate.memory import path_of
@@ -105,11 +106,15 @@ class QueryService:
         self._trust_uid = trust_uid
         self._recheck = recheck
         self._known: Dict[str, _Known] = {}
-        self._attaching = threading.Lock()
+        self._forked()
+        renew_in_forked_children(self)
         self._search_at = _FIRST_SEARCH
         self._keep_last = keep_last
         #: The last answers of workers that are gone, and when they were kept.
         self._kept: OrderedDict[str, Tuple[Answer, float]] = OrderedDict()
+
+    def _forked(self) -> None:
+        self._attaching = threading.Lock()
 
     def workers(self) -> List[str]:
         """The workers that have a state now, and those whose last answer is kept, sorted."""
@@ -193,18 +198,16 @@ class QueryService:
 
     def _attach(self, worker: str, timeout: float = 0.0) -> _Known:
         name = state_name(self.fleet, worker)
+        try:
+            attached = _Known(self._reader(name, timeout))  # without the lock: this may wait
+        except StateNotFound as error:
+            raise UnknownWorker(
+                f"fleet {self.fleet!r} has no worker {worker!r}; it has"
+                f" {', '.join(map(repr, self.workers())) or 'none'}. Has it started? (state {name!r})"
+            ) from error
         with self._attaching:
-            known, is_time = self._known.get(worker), False
-            if known is None:
-                try:
-                    known = _Known(self._reader(name, timeout))
-                except StateNotFound as error:
-                    raise UnknownWorker(
-                        f"fleet {self.fleet!r} has no worker {worker!r}; it has"
-                        f" {', '.join(map(repr, self.workers())) or 'none'}. Has it started? (state {name!r})"
-                    ) from error
-                self._known[worker] = known
-                is_time = len(self._known) > self._search_at
+            known = self._known.setdefault(worker, attached)  # another thread's, if it was quicker
+            is_time = len(self._known) > self._search_at
         if is_time:
             self._forget_gone([])
         return known

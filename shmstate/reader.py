@@ -10,7 +10,7 @@ from shmstate import options, ownership, reading, waiting
 from shmstate.attachment import Attachment
 from shmstate.codecs import Codec, CodecLike, codec_for_reading, is_of_a_handler, is_of_the_codec
 from shmstate.compat import require_platform
-from shmstate.errors import DecodeError, InvalidOption, Overwritten, ReaderClosed, ReadTimeout
+from shmstate.errors import DecodeError, InvalidOption, NotPublished, Overwritten, ReaderClosed, ReadTimeout
 from shmstate.handle import Handle
 from shmstate.view import View
 
@@ -110,6 +110,7 @@ class StateReader(Handle):
             place.close()
             raise
         self._latest = self._steps.latest
+        self._withheld = 0  # the version after which a writer was seen to have begun afresh
 
     def read(self) -> Snapshot:
         """The latest state with its version and time. Raises as ``get``."""
@@ -134,10 +135,22 @@ class StateReader(Handle):
         return snapshot, _seconds_since(max(snapshot.published_ns, self._steps.heartbeat()))
 
     def get_if_newer(self, version: int) -> Optional[Snapshot]:
-        """``read()``, or None if nothing newer than ``version`` is there: one load, nothing copied or decoded."""
+        """``read()``, or None if nothing newer than ``version`` is there: one load, nothing copied or decoded.
+
+        None too where the writer has begun afresh and has published nothing since.
+        """
         if version.__class__ is not int:
             options.check_whole(f"state {self.name!r}: version", version, 0)
-        return None if self._latest() <= version else self.read()
+        latest = self._latest()
+        if latest <= version:
+            return None
+        try:
+            return self.read()
+        except NotPublished:
+            if not latest:
+                raise
+            self._withheld = latest
+            return None
 
     def wait(self, *, after: Optional[int] = None, timeout: Optional[float] = None) -> Snapshot:
         """Sleep until a version newer than ``after`` is there (None: than the latest now), and read it.
@@ -149,7 +162,7 @@ class StateReader(Handle):
         """
         limit = options.check_timeout(f"state {self.name!r}: timeout", timeout)
         seen = self._latest() if after is None else options.check_whole(f"state {self.name!r}: after", after, 0)
-        return waiting.wait(self, self._steps.rest, seen, limit)
+        return waiting.wait(self, self._rest, seen, limit)
 
     def changes(self, *, after: int = 0) -> AsyncIterator[Snapshot]:
         """``async for snapshot in reader.changes()``: the latest state, then the latest whenever there is a newer one.
@@ -159,8 +172,11 @@ class StateReader(Handle):
         others notice a version as ``wait`` does without ``notify``. Raises as ``read``.
         """
         return waiting.changes(
-            self, self._steps.rest, _version_of, options.check_whole(f"state {self.name!r}: after", after, 0)
+            self, self._rest, _version_of, options.check_whole(f"state {self.name!r}: after", after, 0)
         )
+
+    def _rest(self, version: int, seconds: float) -> bool:
+        return self._steps.rest(max(version, self._withheld), seconds)
 
     def read_into(self, target: Any) -> Snapshot:
         """Copy the latest state's bytes into a writable buffer; the snapshot's value is the part that was filled.
@@ -168,7 +184,12 @@ class StateReader(Handle):
         For large states: a fresh copy pays for page faults that a kept buffer does not. If the read fails the
         buffer's content is undefined. Raises InvalidOption if it is too small, and as ``read_bytes``.
         """
-        room = memoryview(target).cast("B")
+        try:
+            room = memoryview(target).cast("B")
+        except TypeError as error:
+            raise InvalidOption(f"state {self.name!r}: read_into() takes a contiguous buffer: {error}") from error
+        if room.readonly:
+            raise InvalidOption(f"state {self.name!r}: read_into() takes a buffer that can be written to")
 
         def take(view: memoryview, start: int, stop: int) -> memoryview:
             if stop - start > len(room):

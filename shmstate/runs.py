@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import signal
 import threading
 import time
+import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
 from itertools import repeat
@@ -13,6 +15,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, Iterator, List, Optional
 
 from shmstate import worker
+from shmstate.compat import disown, run_in_forked_children
+from shmstate.errors import InvalidOption
 from shmstate.options import check_timeout
 from shmstate.wire import Broken, Inlet, Outlet, wait_for
 
@@ -22,6 +26,21 @@ _LONGEST_LOCK_WAIT = 3600.0
 _NONE: Any = repeat(None)
 
 GUARD = 'a script must build its pool under `if __name__ == "__main__":`, because each worker imports the script'
+
+
+def require_that_workers_may_start(fleet: str) -> None:
+    """Raise InvalidOption in a process that multiprocessing would refuse a child."""
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        raise InvalidOption(
+            f"fleet {fleet!r}: process {process.name!r} still imports the main script, as a worker: {GUARD}"
+        )
+    if process.daemon:
+        raise InvalidOption(
+            f"fleet {fleet!r}: process {process.name!r} is daemonic, and multiprocessing lets no daemonic process have"
+            f" children; start that process with daemon=False, or make the pool in its parent. If this is a worker"
+            f" that imports a script: {GUARD}"
+        )
 
 
 def deadline_after(timeout: Optional[float]) -> float:
@@ -82,6 +101,7 @@ class Run:
         self._is_ready = False
         self._last_words: Optional[str] = None
         self._has_ended_well = False
+        _processes.add(process)
 
     @property
     def is_running(self) -> bool:
@@ -100,7 +120,7 @@ class Run:
     def has_ended_well(self) -> bool:
         """Return whether a process that has ended had published its last state before, as it was asked to."""
         self._read_reports()
-        return self._has_ended_well or self.process.exitcode in (0, 128 + signal.SIGTERM)
+        return self._has_ended_well or self.process.exitcode == 128 + signal.SIGTERM
 
     def _read_reports(self) -> None:
         with self._reporting, suppress(Broken):
@@ -144,6 +164,11 @@ class Run:
         """Close the pool's ends. Idempotent."""
         for end in self.ends:
             end.close()
+
+
+_processes: weakref.WeakSet[Any] = weakref.WeakSet()
+# Otherwise the exit of a forked child would terminate the workers of its parent.
+run_in_forked_children(lambda: disown(_processes))
 
 
 def _way_out(code: Optional[int]) -> str:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Type
 
 from shmstate.codecs import is_of_a_handler
+from shmstate.compat import renew_in_forked_children
 from shmstate.errors import WriterClosed
 from shmstate.options import check_seconds
 from shmstate.writer import StateWriter
@@ -116,11 +117,15 @@ class StateSync:
         self._stats = SyncStats()
         self._last: Optional[bytes] = None
         self._last_version = -1
-        self._step = threading.Lock()
+        self._forked()
+        renew_in_forked_children(self)
         self._wake: Callable[[], None] = _nobody
         self._stopping = False
         self._thread: Optional[threading.Thread] = None
         self._task: Optional[asyncio.Task[None]] = None
+
+    def _forked(self) -> None:
+        self._step = threading.Lock()
 
     @property
     def stats(self) -> SyncStats:

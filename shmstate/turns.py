@@ -9,6 +9,7 @@ last copy, also on ``kill -9``. The lock of ownership.py, an ``flock``, is anoth
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -23,14 +24,15 @@ with suppress(ImportError):  # not on Windows, where require_platform() comes be
 _GET, _SET, _SET_WAITING = 36, 37, 38
 _FLOCK = struct.Struct("hhqqi4x")
 _TURN, _PRESENCE = 0, 1
+_ANOTHERS = (errno.EAGAIN, errno.EACCES)
 
 
-def _lock(fd: int, command: int, kind: int, byte: int) -> int:
+def _lock(fd: int, command: int, kind: int, byte: int, *but: int) -> int:
     """Returns the kind of a lock that stands in the way, if asked for that."""
     try:
         told = fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
     except OSError as error:
-        if error.errno is None:  # a signal handler's
+        if error.errno is None or error.errno in but:  # a signal handler's, or the caller's to handle
             raise
         file = f"descriptor {fd}"
         with suppress(OSError):
@@ -50,8 +52,10 @@ def take_within(fd: int, seconds: float) -> bool:
     due, pause = time.monotonic() + seconds, 50e-6
     while True:
         try:
-            fcntl.fcntl(fd, _SET, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: it is another's
+            _lock(fd, _SET, fcntl.F_WRLCK, _TURN, *_ANOTHERS)
+        except OSError as error:
+            if error.errno not in _ANOTHERS:
+                raise
             left = due - time.monotonic()
             if left <= 0:
                 return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import warnings
 from typing import Any, Callable, Optional, Union
@@ -101,7 +102,8 @@ class StateWriter(Handle):
         give_up = functools.partial(_give_up, title)
         self._ending = Ending(lifetime, self._steps.finish, give_up, priority=0)
         self._refuse = _refusal(name)
-        self.publish = self._steps.through(flat_encoder(self._codec), self._refuse)
+        self._encode = flat_encoder(self._codec)
+        self.publish = self._steps.through(self._encode, self._refuse)
         if self._codec.fill is not None:
             self.publish = _filling(name, self._codec.fill, self._steps, self._refuse)
         self.publish_bytes = self._steps.through(flat_encoder(codec_named("raw")), self._refuse)
@@ -162,7 +164,7 @@ class StateWriter(Handle):
     def encode(self, value: Any) -> bytes:
         """The bytes that ``publish(value)`` would publish. Raises EncodeError."""
         try:
-            return bytes(self._codec.encode(value))
+            return bytes(self._encode(value))
         except Exception as error:
             raise self._refuse(value, error) from error
 
@@ -219,11 +221,17 @@ def _filling(name: str, fill: Any, steps: protocol.Publishing, refuse: protocol.
     def publish(value: Any) -> int:
         try:
             nbytes, write = fill(value)
+            nbytes = operator.index(nbytes)
+            if nbytes < 0:
+                raise ValueError(f"fill gave {nbytes} as the number of bytes")
         except Exception as error:
             raise refuse(value, error) from error
         loan = Loan(name, nbytes, steps)
         with loan as view:
-            write(view)
+            try:
+                write(view)
+            except Exception as error:
+                raise refuse(value, error) from error
         return loan.version
 
     return publish

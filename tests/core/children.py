@@ -233,6 +233,56 @@ def share_and_move(name: str, how: str) -> None:
     stay("moved")
 
 
+def _forked_and_paused() -> int:
+    """Fork a child that lives on, and wait until it has done what a forked child does first."""
+    ready, done = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(done, b".")
+        signal.pause()
+    os.read(ready, 1)
+    return child
+
+
+def fork_where(name: str, place: str, kind: str, is_new: str) -> None:
+    """Fork where a new segment, or one that is adopted, has its lock and is not owned yet. The child lives on."""
+    module, function = place.split(".")
+    owner = vars(shmstate.ownership)[module]
+    unhooked = getattr(owner, function)
+    forked: List[int] = []
+
+    def fork(*args: Any, **options: Any) -> Any:
+        if not forked:
+            forked.append(_forked_and_paused())
+        return unhooked(*args, **options)
+
+    if is_new:
+        setattr(owner, function, fork)
+    writer = shmstate.StateWriter(name, shared=kind == "shared")
+    writer.publish(1)
+    setattr(owner, function, fork)
+    writer.trim()
+    setattr(owner, function, unhooked)
+    writer.publish(2)
+    say(forked[0])
+    signal.pause()
+
+
+def fork_while_reclaiming(name: str) -> None:
+    """Fork where a state that is given up has been locked, so as to see that. The child lives on."""
+    forked: List[int] = []
+    look = shmstate.ownership.leads_to
+
+    def fork(path: str, inode: int) -> bool:
+        forked.append(_forked_and_paused())
+        return look(path, inode)
+
+    shmstate.ownership.leads_to = fork
+    shmstate.reclaim(name=name, dry_run=True)
+    say(forked[0])
+    signal.pause()
+
+
 def fork_in_a_loan(name: str, by: str, kind: str) -> None:
     """Publish, and fork in the middle of a loan of this or of another thread. The child reads and writes its bytes."""
     writer = shmstate.StateWriter(name, shared=kind == "shared")
@@ -660,6 +710,12 @@ class Adder:
 
     def exit(self) -> None:
         sys.exit(5)
+
+    def exit_well(self) -> None:
+        sys.exit(0)
+
+    def exit_at_once(self) -> None:
+        os._exit(0)
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

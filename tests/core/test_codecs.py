@@ -527,3 +527,48 @@ def test_what_says_nothing_of_the_state_comes_out_as_it_is(name: str, error: Any
         for read in (reader.get, reader.read):
             with pytest.raises(error, match="mine"):
                 read()
+
+
+# What a codec of the user's own gives.
+
+
+def _fails(_view: memoryview) -> None:
+    raise LookupError("in write")
+
+
+FILLS = {
+    "negative": lambda _: (-1, bytes),
+    "nan": lambda _: (math.nan, bytes),
+    "text": lambda _: ("5", bytes),
+    "nothing": lambda _: None,
+    "a write that fails": lambda _: (5, _fails),
+}
+
+
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+def test_a_fill_that_fails_is_an_encode_error_and_loses_nothing(name: str, fill: Any) -> None:
+    good = Codec(
+        "own", bytes, bytes, fill=lambda value: (len(value), lambda view: view.__setitem__(slice(None), value))
+    )
+    with StateWriter(name, codec=good) as writer:
+        writer.publish(b"good")
+        writer.close(unlink=False)
+    with StateWriter(name, codec=good._replace(fill=fill)) as writer, StateReader(name, codec=good) as reader:
+        for _ in range(2):
+            with pytest.raises(EncodeError, match="nothing was published"):
+                writer.publish(b"bad")
+        assert reader.read()[:2] == (b"good", 1)
+        assert writer.publish_bytes(b"next") == 2
+
+
+@pytest.mark.parametrize("given", [5, "text", None, [1, 2], memoryview(b"abcd")[::2]], ids=repr)
+def test_what_publish_refuses_encode_refuses_too(name: str, given: Any) -> None:
+    with StateWriter(name, codec=Codec("own", lambda _: given, bytes)) as writer:
+        for encode in (writer.publish, writer.encode):
+            with pytest.raises(EncodeError, match="did not encode"):
+                encode("value")
+
+
+def test_a_codec_of_many_digits_is_refused(name: str) -> None:
+    with pytest.raises(InvalidOption, match="codec an integer of"):
+        StateWriter(name, codec=10**5000)  # type: ignore[arg-type]

@@ -71,6 +71,37 @@ def test_a_child_that_was_forked_in_a_loan_keeps_no_lock_of_its_parent(
     assert reclaim(name) == []
 
 
+@pytest.mark.parametrize("kind", ["alone", "shared"])
+@pytest.mark.parametrize("is_new", ["new", ""], ids=["created", "moved"])
+@pytest.mark.parametrize("place", ["memory.pack_header", "memory.Segment", "turns.appear", "memory.map_shared"])
+def test_a_child_that_was_forked_while_a_segment_is_made_keeps_no_lock_of_its_parent(
+    name: str, place: str, is_new: str, kind: str, start: Any
+) -> None:
+    parent = start(children.fork_where, name, place, kind, is_new)
+    child = int(parent.line())
+    try:
+        with StateReader(name) as reader:
+            alive = [reader.writer_alive]
+            parent.kill()
+            os.kill(child, 0)  # it lives on
+            alive.append(reader.writer_alive)
+        assert alive == [True, False]
+        assert reclaim(name=name) == [name]
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_child_that_was_forked_while_a_state_is_looked_at_keeps_no_lock(name: str, start: Any) -> None:
+    StateWriter(name).close(unlink=False)
+    looker = start(children.fork_while_reclaiming, name)
+    child = int(looker.line())
+    try:
+        with StateWriter(name) as writer:
+            assert writer.publish(1) == 1
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_writer_waits_no_longer_than_it_was_given_for_one_that_is_stopped_in_its_turn(name: str, start: Any) -> None:
     with StateWriter(name, shared=True, codec="raw", max_size=4096, lock_timeout=0.05) as writer:
         child = start(children.share_and_stop_in_the_turn, name, "in place")

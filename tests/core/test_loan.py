@@ -187,3 +187,9 @@ def test_a_closed_writer_lends_nothing(name: str) -> None:
     with pytest.raises(WriterClosed, match=name):
         with writer.loan(1):
             pass
+
+
+def test_a_loan_for_which_there_is_no_memory_is_a_typed_error(name: str) -> None:
+    with StateWriter(name, max_size=4096) as writer, pytest.raises(OutOfSharedMemory, match=f"'{name}'"):
+        with writer.loan(1 << 40):
+            pass

@@ -148,6 +148,73 @@ def test_a_writer_of_which_nothing_can_be_told_is_not_dead(
         assert ownership.is_owned(memory.path_of(name), reader._segment.inode)
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EACCES])
+def test_a_writer_without_a_name_of_which_nothing_can_be_told_is_not_dead(
+    monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    with StateWriter(name) as writer, StateReader(name) as reader:
+        writer.publish(1)
+        os.unlink(memory.path_of(name))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", _always(number))
+            patched.setattr("builtins.open", _always(number))
+            with pytest.raises(SystemRefused, match="runs cannot be told"):
+                reader.writer_alive  # noqa: B018
+        assert reader.writer_alive
+
+
+def test_a_limit_on_the_size_of_files_is_named(name: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutOfSharedMemory, match="ulimit -f"):
+            StateWriter(name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("use", [StateReader, StateWriter])
+def test_a_folder_that_may_not_be_searched_is_access_denied(
+    monkeypatch: pytest.MonkeyPatch, name: str, use: Callable[..., Any]
+) -> None:
+    for call in ("open", "stat"):
+        look = getattr(os, call)
+
+        def refuse(path: Any, *rest: Any, look: Any = look, **options: Any) -> Any:
+            if name in str(path):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return look(path, *rest, **options)
+
+        monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(AccessDenied, match=f"{name} cannot be seen .EACCES"):
+        use(name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOMEM, errno.EIO])
+def test_a_turn_with_a_limit_that_cannot_be_taken_gives_a_typed_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, number: int
+) -> None:
+    with StateWriter(name, shared=True, lock_timeout=5) as writer:
+        writer.publish(1)
+        with monkeypatch.context() as patched:
+            patched.setattr(fcntl, "fcntl", _always(number))
+            with pytest.raises(SystemRefused, match=f"cannot be locked .{errno.errorcode[number]}"):
+                writer.publish(2)
+        assert writer.publish(2) == 2
+
+
+def test_an_error_of_a_signal_handler_in_a_wait_for_the_turn_comes_out(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def handler(*_: Any) -> None:
+        raise PermissionError("of the handler")
+
+    with StateWriter(name, shared=True, lock_timeout=5) as writer, monkeypatch.context() as patched:
+        patched.setattr(fcntl, "fcntl", handler)
+        with pytest.raises(PermissionError, match="of the handler"):
+            writer.publish(1)
+
+
 def _always(number: int) -> Callable[..., Any]:
     def fail(*_: Any, **__: Any) -> Any:
         raise OSError(number, os.strerror(number))

@@ -1237,6 +1237,47 @@ def test_a_forked_child_cannot_send_or_ask_and_harms_no_message(prefix: str) -> 
         until(lambda: total(pool, "w1") == 2)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_forked_child_that_leaves_the_block_of_a_pool_leaves_its_workers_alone(prefix: str, method: str) -> None:
+    program = (
+        f"import os, sys, signal, time, shmstate\nfrom tests.core.children import Adder\n"
+        f"if __name__ == '__main__':\n"
+        f"    with shmstate.WorkerPool({prefix!r}, {{'w1': Adder}}, start_method={method!r}, restarts=2) as pool:\n"
+        f"        child = os.fork()\n"
+        f"        if not child:\n"
+        f"            signal.alarm(20)\n"
+        f"            pool.query('w1'), pool.query_all(), pool.supervise(), pool.shutdown(), sys.exit(7)\n"
+        f"        print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))\n"
+        f"        pool.send('w1', 2)\n"
+        f"        while not pool.query('w1').value['total']: time.sleep(0.01)\n"
+        f"        print(pool.ask('w1')['total'], pool.restarted)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout.split("\n"), done.stderr) == (["7", "2 {'w1': 0}", ""], "")
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf, 10**400])
+def test_shutdown_without_a_limit_lets_the_workers_handle_all(prefix: str, timeout: Any) -> None:
+    with WorkerPool(prefix, {"w1": Adder}, start_method="fork", interval=60) as pool:
+        for _ in range(30):
+            pool.send("w1", 1)
+
+        pool.shutdown(timeout)
+
+        assert total(pool, "w1") == 30
+
+
+@pytest.mark.parametrize("way", ["exit_well", "exit_at_once"])
+def test_a_worker_that_ends_well_without_being_asked_to_is_told_by_shutdown(prefix: str, way: str) -> None:
+    pool = WorkerPool(prefix, {"w1": Adder}, **QUICK)  # type: ignore[arg-type]
+    pool.send("w1", way)
+    until(lambda: has_ended(pool.pids["w1"]))
+
+    with pytest.raises(WorkerDied, match="died with exit code 0"):
+        pool.close()
+
+
 def test_an_exception_that_cuts_a_restart_short_leaves_the_worker_to_the_next_call(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

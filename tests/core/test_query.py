@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
@@ -21,13 +22,15 @@ from shmstate import (
     StateNotFound,
     StateWriter,
     UnknownWorker,
+    attachment,
+    memory,
     ownership,
     reclaim,
 )
 from shmstate.memory import path_of
 from shmstate.query import state_name
 from tests.core import children
-from tests.core.children import Child, descriptors_before, open_descriptors, until
+from tests.core.children import PATIENCE, Child, descriptors_before, open_descriptors, until
 
 Start = Callable[..., Child]
 
@@ -505,6 +508,59 @@ def test_threads_may_share_a_service_also_while_workers_come_back(service: Query
         thread.join()
 
     assert errors == []
+
+
+def test_a_thread_that_waits_for_a_worker_does_not_hold_up_the_others(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach, is_waiting = memory.attach, threading.Event()
+
+    def look(name: str, trust_uid: Any) -> Any:
+        try:
+            return attach(name, trust_uid)
+        except StateNotFound:
+            is_waiting.set()
+            raise
+
+    monkeypatch.setattr(attachment, "attach", look)
+    with QueryService(prefix) as service, StateWriter(prefix + ".w1") as writer:
+        writer.publish(1)
+        service.query("w1")
+        thread = threading.Thread(target=service.attach, args=("w2", PATIENCE))
+        thread.start()
+        is_waiting.wait()
+
+        assert list(service.query_all()) == ["w1"]
+        assert thread.is_alive()  # it has not been waited for
+        with StateWriter(prefix + ".w2"):
+            thread.join()
+
+
+def test_a_child_that_is_forked_in_the_middle_of_a_query_can_query(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = ownership.inode_at
+    codes: List[int] = []
+
+    def fork(path: str) -> Any:
+        monkeypatch.setattr(ownership, "inode_at", look)
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            os._exit(queried.query_all()["w1"].value)
+        codes.append(os.waitpid(child, 0)[1] >> 8)
+        return look(path)
+
+    queried = QueryService(prefix)
+    with queried, StateWriter(prefix + ".w1") as writer:
+        writer.publish(42)
+        with StateWriter(prefix + ".w2"):
+            queried.attach("w2")
+        monkeypatch.setattr(ownership, "inode_at", fork)
+        queried.query_all()
+
+    assert codes == [42]
 
 
 # Options.

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import socket
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Dict, Iterator
 
 import pytest
 
 from shmstate import InvalidName, InvalidOption, StateReader, StateWriter, list_states, makers, reclaim, registry
-from shmstate.layout import NEW_PREFIX, PREFIX
+from shmstate.layout import NEW_PREFIX, OLD_PREFIX, PREFIX
 from shmstate.memory import path_of
 from tests.core import children
 from tests.core.children import Child
@@ -296,6 +298,49 @@ def test_another_users_draft_stays(shared_memory: Path, dead: str) -> None:
 
     assert reclaim() == [dead]
     assert draft.exists()
+
+
+def _bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+ODD_FILES: Dict[str, Callable[[Path], object]] = {
+    "a link": lambda path: path.symlink_to("/nonexistent"),
+    "a pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a socket": _bind,
+}
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, NEW_PREFIX, OLD_PREFIX])
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_what_is_no_file_does_not_keep_the_rest_from_being_reclaimed(
+    shared_memory: Path, dead: str, prefix: str, kind: str
+) -> None:
+    odd = shared_memory / f"{prefix}1.1.0123"
+    ODD_FILES[kind](odd)
+
+    assert reclaim(dry_run=True) == reclaim() == [dead]
+    assert os.path.lexists(odd)
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, NEW_PREFIX, OLD_PREFIX])
+def test_a_file_that_another_process_has_leased_does_not_keep_the_rest_from_being_reclaimed(
+    shared_memory: Path, dead: str, prefix: str
+) -> None:
+    leased = shared_memory / f"{prefix}1.1.0123"
+    leased.write_bytes(b"")
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    lease = os.open(leased, os.O_RDWR)
+    try:
+        fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+        assert reclaim() == [dead]
+    finally:
+        os.close(lease)
+        signal.signal(signal.SIGIO, before)
+    assert leased.exists()
 
 
 def test_an_exact_name_is_reclaimed_without_those_that_begin_so(name: str) -> None:

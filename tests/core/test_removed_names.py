@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from shmstate import (
     StateNotFound,
     StateReader,
     StateWriter,
+    WaitTimeout,
     list_states,
     ownership,
     reclaim,
@@ -24,7 +26,7 @@ from shmstate import (
 from shmstate.layout import SHM_DIR
 from shmstate.title import SharedTitle
 from tests.core import children
-from tests.core.children import until
+from tests.core.children import PATIENCE, until
 
 #: A writer looks ten times a second.
 BOUND = 5.0
@@ -174,6 +176,35 @@ def test_a_fresh_start_shows_nothing_until_its_first_publish(name: str, options:
             assert writer.publish("new") == 2
             assert attached.get() == reader.get() == "new"
             assert reader.read_since(0).missed == 1
+
+
+@pytest.mark.parametrize("notify", [False, True])
+def test_what_waits_for_a_state_that_begins_afresh_waits_for_its_first_publish(
+    name: str, notify: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def first(reader: StateReader) -> Any:
+        return (await reader.changes().__anext__()).value
+
+    looks = []
+    get_if_newer = StateReader.get_if_newer
+
+    def look(reader: StateReader, version: int) -> Any:
+        looks.append(version)
+        return get_if_newer(reader, version)
+
+    monkeypatch.setattr(StateReader, "get_if_newer", look)
+    with StateWriter(name) as dead:
+        dead.publish("old")
+        dead.close(unlink=False)
+    with StateWriter(name, fresh=True, notify=notify) as writer, StateReader(name) as reader:
+        assert reader.get_if_newer(0) is None
+        with pytest.raises(WaitTimeout):
+            reader.wait(after=0, timeout=0.02)
+        with pytest.raises(asyncio.TimeoutError):
+            asyncio.run(asyncio.wait_for(first(reader), 0.02))
+        assert len(looks) < 200  # it sleeps in between
+        writer.publish("new")
+        assert reader.wait(after=0, timeout=PATIENCE).value == asyncio.run(first(reader)) == "new"
 
 
 def test_a_fresh_start_with_nothing_before_it_is_an_ordinary_one(name: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 import time
@@ -728,3 +729,26 @@ def test_an_interval_longer_than_a_thread_can_wait_is_refused_or_waited_for(
         assert sync._thread is not None
         sync._thread.join(0.05)
         assert sync._thread.is_alive()
+
+
+def test_a_child_that_is_forked_in_the_middle_of_a_step_can_leave_the_block(pair: Pair) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def state() -> int:
+        is_asked.set()
+        may_answer.wait()
+        return 1
+
+    with StateSync(pair[0], state) as sync:
+        is_asked.wait()
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            may_answer.set()
+            try:
+                sync.__exit__(None, None, None)
+            except WriterClosed:
+                os._exit(42)
+        may_answer.set()
+        assert os.waitpid(child, 0)[1] >> 8 == 42
