@@ -210,6 +210,10 @@ def test_an_exception_before_any_instruction_of_closing_lets_it_be_closed_again(
     assert number > 20
 
 
+def open_into(opened: List[StateWriter], name: str) -> None:
+    opened.append(StateWriter(name, **SHARED))
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file <_io.FileIO:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "joining"])
@@ -220,7 +224,7 @@ def test_an_exception_before_any_instruction_of_opening_leaves_no_owner(name: st
         if other:
             other.publish(b"1")
         opened: List[StateWriter] = []
-        was_interrupted = interrupted_at(number, lambda: opened.append(StateWriter(name, **SHARED)), files=OPENING)
+        was_interrupted = interrupted_at(number, functools.partial(open_into, opened, name), files=OPENING)
         if not was_interrupted:
             opened.pop().close()
         gc.collect()
