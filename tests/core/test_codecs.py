@@ -561,7 +561,9 @@ def test_a_fill_that_fails_is_an_encode_error_and_loses_nothing(name: str, fill:
         assert writer.publish_bytes(b"next") == 2
 
 
-@pytest.mark.parametrize("given", [5, "text", None, [1, 2], memoryview(b"abcd")[::2]], ids=repr)
+@pytest.mark.parametrize(
+    "given", [5, "text", None, [1, 2], memoryview(b"abcd")[::2]], ids=["number", "text", "None", "list", "view"]
+)
 def test_what_publish_refuses_encode_refuses_too(name: str, given: Any) -> None:
     with StateWriter(name, codec=Codec("own", lambda _: given, bytes)) as writer:
         for encode in (writer.publish, writer.encode):

@@ -532,7 +532,11 @@ def test_what_writes_through_a_readers_map_is_ended_and_changes_nothing(start: S
         assert writer.publish("on") == 2
 
 
-@pytest.mark.parametrize("target", [bytes(99), memoryview(bytearray(99))[::2], 99, "text", None], ids=repr)
+@pytest.mark.parametrize(
+    "target",
+    [bytes(99), memoryview(bytearray(99))[::2], 99, "text", None],
+    ids=["bytes", "view", "number", "text", "None"],
+)
 def test_a_target_that_cannot_be_filled_is_refused(name: str, target: Any) -> None:
     with StateWriter(name) as writer, StateReader(name) as reader:
         writer.publish(1)
