@@ -184,12 +184,7 @@ class StateReader(Handle):
         For large states: a fresh copy pays for page faults that a kept buffer does not. If the read fails the
         buffer's content is undefined. Raises InvalidOption if it is too small, and as ``read_bytes``.
         """
-        try:
-            room = memoryview(target).cast("B")
-        except TypeError as error:
-            raise InvalidOption(f"state {self.name!r}: read_into() takes a contiguous buffer: {error}") from error
-        if room.readonly:
-            raise InvalidOption(f"state {self.name!r}: read_into() takes a buffer that can be written to")
+        room = memoryview(target).cast("B")
 
         def take(view: memoryview, start: int, stop: int) -> memoryview:
             if stop - start > len(room):

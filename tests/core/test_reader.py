@@ -530,15 +530,3 @@ def test_what_writes_through_a_readers_map_is_ended_and_changes_nothing(start: S
 
         assert reader.read()[:2] == ("untouched", 1)
         assert writer.publish("on") == 2
-
-
-@pytest.mark.parametrize(
-    "target",
-    [bytes(99), memoryview(bytearray(99))[::2], 99, "text", None],
-    ids=["bytes", "view", "number", "text", "None"],
-)
-def test_a_target_that_cannot_be_filled_is_refused(name: str, target: Any) -> None:
-    with StateWriter(name) as writer, StateReader(name) as reader:
-        writer.publish(1)
-        with pytest.raises(InvalidOption, match=f"'{name}': read_into"):
-            reader.read_into(target)
