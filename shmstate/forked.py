@@ -67,11 +67,12 @@ def let_go_of_noted() -> None:
 def _writable_maps(device: int, inode: int) -> List[Tuple[int, int]]:
     found = []
     with open("/proc/self/maps") as file:
-        for line in file:
-            addresses, kind, _, where, number = line.split()[:5]
-            if kind == "rw-s" and (where, number) == (f"{os.major(device):02x}:{os.minor(device):02x}", str(inode)):
-                start, stop = (int(address, 16) for address in addresses.split("-"))
-                found.append((start, stop - start))
+        lines = file.readlines()
+    for line in lines:
+        addresses, kind, _, where, number = line.split()[:5]
+        if kind == "rw-s" and (where, number) == (f"{os.major(device):02x}:{os.minor(device):02x}", str(inode)):
+            start, stop = (int(address, 16) for address in addresses.split("-"))
+            found.append((start, stop - start))
     return found
 
 
