@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Any, Dict, List, NamedTuple, Set
 
@@ -27,8 +28,7 @@ from shmstate import StateReader, StateWriter, makers, ownership, predecessors
 from shmstate.layout import NEW_PREFIX, OLD_PREFIX, PREFIX, SHM_DIR
 from tests.concurrent.soak_bodies import Place, Readers, Writer
 from tests.concurrent.soak_books import DOOMED, OPENING, STOP, Fault, Log, Table, certified, judge, payload_of
-
-PATIENCE = 30.0
+from tests.core.children import PATIENCE, until
 
 
 class Became(BaseException):
@@ -116,15 +116,23 @@ class Soak:
 
     def wait_for(self, *kinds: str) -> None:
         """Wait until no process of these kinds is left. Raises Fault, with their stacks, if one does not end."""
-        deadline = time.monotonic() + PATIENCE
-        while any(process.kind in kinds for process in self.processes.values()):
-            if time.monotonic() > deadline:
-                for pid in self.processes:
-                    os.kill(pid, signal.SIGUSR2)
-                time.sleep(1)
-                raise Fault(f"they do not end: {self.processes}")
+
+        def are_gone() -> bool:
             self.reap()
-            time.sleep(0.005)
+            return not any(process.kind in kinds for process in self.processes.values())
+
+        try:
+            until(are_gone, PATIENCE)
+        except AssertionError:
+            self.print_stacks()
+            raise Fault(f"they do not end: {self.processes}") from None
+
+    def print_stacks(self) -> None:
+        """Have each process write its stacks to the file of errors, and wait until they stand there."""
+        for pid in self.processes:
+            os.kill(pid, signal.SIGUSR2)
+        with suppress(AssertionError):  # one that is stopped writes none
+            until(lambda: Path(self.errors).read_text("utf-8").count("Current thread") >= len(self.processes), 5)
 
     def end_all(self) -> None:
         for process in self.processes.values():
@@ -148,8 +156,8 @@ class Soak:
         writers = self.random.sample(WRITERS, self.random.choice((2, 4)))
         for process in [*(ANCHORS if has_anchor else ()), *writers, *READERS]:
             self.start(process)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             time.sleep(self.random.choice((0.005, 0.02, 0.05)))
             for process in self.reap():
                 self.start(process)

@@ -322,6 +322,7 @@ class Readers:
         self.threads = threads
         self.index = 0
         self.reader: Optional[Tuple[StateReader, int, int]] = None
+        self.attached = threading.Condition()
 
     def run(self) -> None:
         others = [threading.Thread(target=self.read_all_the_time, args=(thread,)) for thread in range(1, self.threads)]
@@ -342,7 +343,7 @@ class Readers:
                     self.attach(draw, row)
                 shared = self.reader
                 if shared is None:
-                    time.sleep(0.001)
+                    self.wait_for_another_than(None, 0.001)
                     continue
                 reader, index, created = shared
                 if last is None or last.reader is not reader:
@@ -352,9 +353,13 @@ class Readers:
                 except shmstate.ReaderClosed:
                     self.table.count(row, "read: ReaderClosed")
                     if self.reader is shared and thread:
-                        time.sleep(0.01)
+                        self.wait_for_another_than(shared, 0.1)
                     if not thread:
                         raise
+
+    def wait_for_another_than(self, shared: Optional[Tuple[StateReader, int, int]], seconds: float) -> None:
+        with self.attached:
+            self.attached.wait_for(lambda: self.reader is not shared, seconds)
 
     def attach(self, draw: Random, row: int) -> None:
         left = self.reader
@@ -371,7 +376,9 @@ class Readers:
         if any(line != created for line in lines):
             raise Fault(f"{reader.name}: a reader came to CREATED {created}, writers are at {lines}")
         self.table.count(row, "reader threads attached", self.threads)
-        self.reader = reader, index, created
+        with self.attached:
+            self.reader = reader, index, created
+            self.attached.notify_all()
         if left is not None:
             left[0].close()
 
@@ -401,7 +408,6 @@ class Look:
             self.table.count(self.row, "read: NotPublished")
             if floor and not self.table.get(0, FRESH + self.index):
                 self.must_be_over(f"NotPublished; version {floor} had been published")
-            time.sleep(0.001)
         except (shmstate.Overwritten, shmstate.ReadTimeout) as error:
             self.table.count(self.row, f"read: {type(error).__name__}")
         except shmstate.WaitTimeout:
@@ -411,7 +417,6 @@ class Look:
         except shmstate.WriterGone:
             self.table.count(self.row, "wait: WriterGone")
             self.place.must_be_there(self.index, before, "WriterGone", self.created)
-            time.sleep(0.001)
         else:
             self.check(found, floor)
 

@@ -48,6 +48,14 @@ def test_a_process_that_ends_in_any_way_that_runs_pythons_exit_leaves_nothing(
     assert b"Exception ignored" not in done.stderr
 
 
+def is_dead_once_killed(parent: Any, child: int, reader: StateReader) -> bool:
+    """Kill the writer's process. Whether the writer lived until then, and is dead though a child of it lives on."""
+    was_alive = reader.writer_alive
+    parent.kill()
+    os.kill(child, 0)
+    return was_alive and not reader.writer_alive
+
+
 @pytest.mark.parametrize("options", [{}, {"shared": True}], ids=str)
 @pytest.mark.parametrize("by", ["this thread", "another thread"])
 def test_a_child_that_was_forked_in_a_loan_keeps_no_lock_of_its_parent(
@@ -57,11 +65,7 @@ def test_a_child_that_was_forked_in_a_loan_keeps_no_lock_of_its_parent(
     child = int(parent.line())
     try:
         with StateReader(name) as reader:
-            alive = [reader.writer_alive]
-            parent.kill()
-            os.kill(child, 0)  # it lives on
-            alive.append(reader.writer_alive)
-            assert alive == [True, False]
+            assert is_dead_once_killed(parent, child, reader)
             assert [state.alive for state in list_states(name)] == [False]
             with StateWriter(name) as heir:
                 assert heir.publish("next") == 2
@@ -81,11 +85,7 @@ def test_a_child_that_was_forked_while_a_segment_is_made_keeps_no_lock_of_its_pa
     child = int(parent.line())
     try:
         with StateReader(name) as reader:
-            alive = [reader.writer_alive]
-            parent.kill()
-            os.kill(child, 0)  # it lives on
-            alive.append(reader.writer_alive)
-        assert alive == [True, False]
+            assert is_dead_once_killed(parent, child, reader)
         assert reclaim(name=name) == [name]
     finally:
         os.kill(child, signal.SIGKILL)

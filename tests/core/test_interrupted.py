@@ -152,6 +152,13 @@ def own_files(name: str) -> Iterator[str]:
             yield file
 
 
+def leave_what_is_adopted(name: str, case: Case) -> None:
+    if case.is_adopted:
+        left = StateWriter(name, codec="raw", slots=7)
+        left.publish(b"left")
+        left.close(unlink=False)
+
+
 def check(case: Case, name: str, writer: StateWriter, other: Any, reader: StateReader) -> None:
     """Everything works on: in this thread, in another, in another writer of the same state."""
     last = reader.version
@@ -170,10 +177,7 @@ def check(case: Case, name: str, writer: StateWriter, other: Any, reader: StateR
 def test_an_exception_before_any_instruction_leaves_the_writer_usable(name: str, case: Case) -> None:
     number = FIRST
     while True:
-        if case.is_adopted:
-            left = StateWriter(name, codec="raw", slots=7)
-            left.publish(b"left")
-            left.close(unlink=False)
+        leave_what_is_adopted(name, case)
         with StateWriter(name, **case.options) as writer, StateReader(name) as reader:
             other = StateWriter(name, **case.options) if case.options.get("shared") else None
             if not case.is_adopted:
@@ -249,10 +253,7 @@ def is_closed(writer: StateWriter) -> bool:
 def test_a_handler_that_closes_the_writer_before_any_instruction_closes_it(name: str, case: Case) -> None:
     number = FIRST
     while True:
-        if case.is_adopted:
-            left = StateWriter(name, codec="raw", slots=7)
-            left.publish(b"left")
-            left.close(unlink=False)
+        leave_what_is_adopted(name, case)
         writer = StateWriter(name, **case.options)
         other = StateWriter(name, **case.options) if case.options.get("shared") else None
         writer.publish(payload_of(case, 1))
