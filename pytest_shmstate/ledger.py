@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from pytest_shmstate import census, records, whereabouts
@@ -190,11 +191,9 @@ class Ledger:
 
     def _launched(self, pid: int, born: int) -> Optional[Start]:
         """Finds the last start by a process above that had the fork server do it."""
-        above = self.lineage(pid)[2:3]
+        above, told = self.lineage(pid)[2:3], self.others.get("starts", ())
         starts = [
-            rest
-            for at, maker, rest in self.others.get("starts", ())
-            if maker in above and rest[0] == "launch" and at <= born + LATEST_START
+            rest for at, maker, rest in told if maker in above and rest[0] == "launch" and at <= born + LATEST_START
         ]
         return Start(_frames(starts[-1][2]), starts[-1][3]) if starts else None
 
@@ -234,7 +233,6 @@ class Ledger:
             self.made = {name: made for name, made in self.made.items() if census.look(name)}
         if len(self.seen) > most:
             self.seen = {(name, inode): pids for (name, inode), pids in self.seen.items() if census.look(name)}
-
         if len(self.gone) > most:
             self.gone = {name: at for name, at in self.gone.items() if name in self.made}
 
@@ -395,5 +393,8 @@ def _is_mine(path: str) -> bool:
 
 
 def remove_folder(folder: str) -> None:
-    """Remove a ledger; a process that still runs just stops writing."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a ledger; a process that still runs just stops writing, also one that begins its file in the middle of it."""
+    with suppress(OSError):
+        os.rename(folder, f"{folder}.gone")  # a sweep finds this name too, if the removal is cut short
+    for path in (f"{folder}.gone", folder):
+        shutil.rmtree(path, ignore_errors=True)

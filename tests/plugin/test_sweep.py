@@ -11,10 +11,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import pytest
 
@@ -397,6 +398,25 @@ def test_a_run_that_was_killed_before_its_first_record_left_nothing(temporary: P
 
     assert sweep.sweep() == []
     assert not os.path.exists(ledger), entry
+
+
+def test_a_ledger_goes_though_a_process_begins_its_file_in_the_middle(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the resource tracker of a killed run does, which starts while a sweep is at work."""
+    _, ledger = killed_run(temporary)
+    rmdir = os.rmdir
+
+    def late(path: Any, **options: Any) -> None:
+        with suppress(FileNotFoundError):
+            Path(ledger, "123.456").touch()
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    sweep.sweep()
+    monkeypatch.undo()
+
+    assert [file for file in os.listdir(temporary) if file.startswith("pytest-shmstate-")] == []
 
 
 def test_the_ledger_of_a_run_that_lives_is_left_alone(temporary: Path) -> None:
